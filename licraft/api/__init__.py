@@ -1,0 +1,1 @@
+"""The HTTP API: decodes requests, asks the license server, encodes answers."""

@@ -1,0 +1,84 @@
+"""What the API asks of a license server: one method for each call.
+
+The client calls answer at once from memory, or with an awaitable when the
+request has to wait for seats; both kinds carry the HTTP status and the body.
+A `Problem` is a body like any other, its status is its own `status`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from licraft.wire import (
+    Authorization,
+    AuthorizationList,
+    CheckinAnswer,
+    CheckinRequest,
+    CheckoutRequest,
+    FeatureList,
+    FeatureView,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    Installed,
+    LicenseDocument,
+    PoolView,
+    Problem,
+    Readiness,
+)
+
+CheckoutResult = tuple[int, Authorization | Problem]
+HeartbeatsResult = tuple[int, HeartbeatAnswer | Problem]
+CheckinResult = tuple[int, CheckinAnswer | Problem]
+
+
+class LicenseService(Protocol):
+    """The license server, as seen from HTTP."""
+
+    def checkout(self, request: CheckoutRequest) -> CheckoutResult | Awaitable[CheckoutResult]:
+        """Grant seats: 201, or 200 for a repeated `id`, or a problem."""
+        ...
+
+    def heartbeat(
+        self, request: HeartbeatRequest
+    ) -> HeartbeatsResult | Awaitable[HeartbeatsResult]:
+        """Renew what a client holds: 200, or a problem."""
+        ...
+
+    def checkin(self, request: CheckinRequest) -> CheckinResult | Awaitable[CheckinResult]:
+        """Give seats back: 200, or a problem."""
+        ...
+
+    def pool(self) -> PoolView:
+        """The pool as this server sees it."""
+        ...
+
+    def features(self) -> FeatureList:
+        """Every feature, by name."""
+        ...
+
+    def feature(self, name: str) -> FeatureView | Problem:
+        """One feature, or 404 `unknown_feature`."""
+        ...
+
+    async def authorizations(
+        self, feature: str | None, user: str | None, server: str | None
+    ) -> AuthorizationList | Problem:
+        """The pool's record of allocations, filtered."""
+        ...
+
+    async def remove_authorization(self, id: str) -> Problem | None:
+        """End an authorization on whichever server granted it; None when done."""
+        ...
+
+    def license(self) -> LicenseDocument:
+        """The installed redundant license file (sequence 0 and no text if none)."""
+        ...
+
+    async def install_license(self, text: str) -> Installed | Problem:
+        """Verify and commit a redundant license file."""
+        ...
+
+    def readiness(self) -> Readiness:
+        """Whether this server holds its lease and may grant."""
+        ...

@@ -1,0 +1,1 @@
+"""Vendor keys, license codes and the text of the redundant license file."""

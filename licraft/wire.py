@@ -1,0 +1,273 @@
+"""The bodies of the HTTP API, as typed values with their bounds.
+
+May import msgspec and `core.outcomes`. The client module, the license server and
+the API room share these, so that each body is defined once. Unknown fields are
+refused in requests and ignored in answers. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+MAX_BODY_BYTES = 256 * 1024
+MAX_LICENSE_BYTES = 3 * 1024 * 1024
+MAX_COUNT = 1_000_000
+MAX_WAIT_S = 3600.0
+MAX_TOKENS = 1000
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+ShortText = Annotated[str, Meta(max_length=128)]
+RequestId = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._:-]+$")]
+Token = Annotated[str, Meta(min_length=1, max_length=2048)]
+
+
+class ClientInfo(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """Who asks: shown to administrators, never used for a decision about safety."""
+
+    id: ShortText = ""
+    user: ShortText = ""
+    host: ShortText = ""
+    pid: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    app: ShortText = ""
+
+
+class CheckoutRequest(Struct, forbid_unknown_fields=True, gc=False):
+    """`POST /v1/authorizations`: `count` seats of `feature`, waiting up to `wait` seconds."""
+
+    feature: Name
+    count: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 1
+    wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
+    version: ShortText | None = None
+    nonce: ShortText | None = None
+    id: RequestId | None = None
+    client: ClientInfo | None = None
+
+
+class HeartbeatRequest(Struct, forbid_unknown_fields=True, gc=False):
+    """`POST /v1/heartbeats`: renews everything that one client holds."""
+
+    tokens: Annotated[list[Token], Meta(max_length=MAX_TOKENS)]
+    client: ShortText = ""
+    servers_version: Annotated[int, Meta(ge=0)] = 0
+    confirm: Annotated[dict[str, int], Meta(max_length=MAX_TOKENS)] = {}
+
+
+class CheckinRequest(Struct, forbid_unknown_fields=True, gc=False):
+    """`POST /v1/checkins`: gives seats back; safe to repeat, at any server."""
+
+    tokens: Annotated[list[Token], Meta(max_length=MAX_TOKENS)]
+
+
+class ServerEntry(Struct, frozen=True):
+    """One line of the leader priority list; `role` leader|follower, `state` up|down|draining|new."""
+
+    name: str
+    url: str
+    role: str
+    state: str
+
+
+class ServerList(Struct, frozen=True):
+    """The leader priority list (R26): the order in which a client tries servers."""
+
+    version: int
+    list: list[ServerEntry]
+
+
+class Authorization(Struct):
+    """The right to use `count` seats for `ttl` seconds from when the request was sent."""
+
+    id: str
+    token: str
+    feature: str
+    count: int
+    server: str
+    ttl: float
+    heartbeat: float
+    granted_at: str
+    servers: ServerList
+
+
+class HeartbeatResult(Struct, omit_defaults=True):
+    """What became of one token: `status` is one of `HEARTBEAT_STATUSES`."""
+
+    id: str
+    status: str
+    ttl: float | None = None
+    token: str | None = None
+    server: str | None = None
+    retry_after: float | None = None
+    down_index: int | None = None
+    code: str | None = None
+
+
+HEARTBEAT_STATUSES = ("renewed", "adopted", "converted", "pending", "confirm", "lost")
+
+
+class HeartbeatAnswer(Struct, omit_defaults=True):
+    """Results in the order of the request's tokens, and the server list if it is newer."""
+
+    results: list[HeartbeatResult]
+    servers: ServerList | None = None
+
+
+class CheckinAnswer(Struct):
+    """Which authorizations this call ended, and which were not known any more (ids)."""
+
+    released: list[str]
+    unknown: list[str]
+
+
+class Problem(Struct, omit_defaults=True):
+    """A problem document (RFC 9457) with the contract's stable `code`."""
+
+    status: int
+    code: str
+    detail: str
+    title: str = ""
+    type: str = "about:blank"
+    field: str | None = None
+    in_use: int | None = None
+    deployed: int | None = None
+    entitled: int | None = None
+    waiting: int | None = None
+    sequence: int | None = None
+    retry_after: float | None = None
+    servers: ServerList | None = None
+
+
+class ServerView(Struct):
+    """One server, as `GET /v1/pool` tells it; `lease_remaining` is null for other servers."""
+
+    name: str
+    role: str
+    state: str
+    url: str
+    incarnation: int
+    lease_remaining: float | None
+    in_use: int
+    allocated: int
+
+
+class LicenseView(Struct):
+    """The installed license file: its number and the SHA-256 of its text (both 0/"" if none)."""
+
+    sequence: int
+    sha256: str
+
+
+class PoolView(Struct):
+    """`GET /v1/pool`: the pool as this server sees it."""
+
+    pool: str
+    server: str
+    state: str  # this server: serving | recovering | no_quorum | draining | starting
+    leader: str | None
+    term: int
+    applied_index: int
+    priority: list[str]
+    servers: list[ServerView]
+    license: LicenseView
+    trouble: list[str]
+    version: str
+
+
+class BorrowingView(Struct):
+    """Whether and when a feature's seats move by themselves."""
+
+    enabled: bool
+    pending: int
+
+
+class AllocationView(Struct):
+    """One server's share of a feature; `threshold` is its borrowing threshold."""
+
+    allocated: int
+    in_use: int
+    target: int | None
+    threshold: float
+
+
+class FeatureView(Struct):
+    """`GET /v1/features/F`; always `free + sum(allocated) + commuters == deployed`."""
+
+    feature: str
+    version: str | None
+    entitled: int
+    deployed: int
+    free: int
+    in_use: int
+    commuters: int
+    waiting: int
+    denied: int
+    starts: str | None
+    expires: str | None
+    status: str
+    borrowing: BorrowingView
+    servers: dict[str, AllocationView]
+
+
+class FeatureList(Struct):
+    """`GET /v1/features`."""
+
+    features: list[FeatureView]
+
+
+class AuthorizationView(Struct):
+    """One line of the pool's record of allocations."""
+
+    id: str
+    feature: str
+    count: int
+    client: ClientInfo
+    server: str
+    granted_at: str
+    last_heartbeat: str
+
+
+class AuthorizationList(Struct):
+    """`GET /v1/authorizations`; `as_of` says how fresh each server's part is (null: no report)."""
+
+    authorizations: list[AuthorizationView]
+    truncated: bool
+    as_of: dict[str, str | None]
+
+
+class CodeView(Struct):
+    """One license code of the installed file, with its status and, if it has one, its fault."""
+
+    id: str
+    vendor: str
+    feature: str
+    version: str | None
+    count: int
+    starts: str | None
+    expires: str | None
+    pool: str | None
+    status: str
+    options: dict[str, str] = {}
+
+
+class LicenseDocument(Struct):
+    """`GET /v1/license`."""
+
+    sequence: int
+    text: str
+    codes: list[CodeView]
+
+
+class Installed(Struct):
+    """`PUT /v1/license`: the number now installed and the log index of the commit."""
+
+    sequence: int
+    index: int
+
+
+class Readiness(Struct):
+    """`GET /readyz`: 200 while `ready` (holds its lease and may grant), else 503."""
+
+    ready: bool
+    state: str
+    detail: str
