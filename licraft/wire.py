@@ -61,7 +61,7 @@ class CheckinRequest(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class ServerEntry(Struct, frozen=True):
-    """One line of the leader priority list; `role` leader|follower, `state` up|down|draining|new."""
+    """One server of the priority list; role leader|follower, state up|down|draining|new."""
 
     name: str
     url: str

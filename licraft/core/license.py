@@ -92,7 +92,7 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
 
 
 def covers(licensed: str | None, asked: str | None) -> bool:
-    """Whether a license for `licensed` allows `asked`: "2026" covers 2025.4 and 2026.1, not 2027."""
+    """Whether a license for `licensed` allows `asked`: "2026" covers 2025.4 and 2026.1."""
     if licensed is None or asked is None:
         return True
     bound = version_key(licensed)
