@@ -1,0 +1,50 @@
+# Everything sets itself up in .venv: Python 3.11 or newer, its venv module and
+# make are all that the machine needs. The stamps make the second time quick.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ARGS ?=
+
+.PHONY: demo test check bench clean
+
+demo: .venv/run.stamp
+	@exec $(BIN)/licraft demo $(ARGS)
+
+test: .venv/dev.stamp
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy licraft tests
+	$(BIN)/mypy -p benchmarks
+	$(BIN)/python -m pytest -q tests/architecture
+
+# Each benchmark that can be run answers one question: make bench QUESTIONS=http_stack
+QUESTIONS ?= $(basename $(notdir $(shell grep -ls __main__ benchmarks/*.py)))
+
+bench: .venv/dev.stamp
+	@set -e; for question in $(QUESTIONS); do \
+	  echo "== $$question"; $(BIN)/python -m benchmarks.$$question $(ARGS); done
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "licraft needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "setting up .venv" >&2
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "licraft needs Python's venv module (Debian: apt-get install python3-venv)" >&2; exit 2; }
+
+.venv/run.stamp: setup.cfg pyproject.toml | .venv/bin/python
+	@echo "installing licraft into .venv" >&2
+	@$(INSTALL) -e .
+	@touch $@
+
+.venv/dev.stamp: setup.cfg pyproject.toml | .venv/bin/python
+	@echo "installing licraft and its development tools into .venv" >&2
+	@$(INSTALL) -e '.[dev]'
+	@touch $@ .venv/run.stamp

@@ -1,0 +1,52 @@
+"""What programs embed: check out seats of a license server pool, and keep them.
+
+May import msgspec, httpx, `licraft.errors` and `licraft.wire`; nothing of the
+server, so that a program that embeds it loads neither Raft nor cryptography.
+
+    with Client(["http://alpha:7700", "http://beta:7700"], token=...) as client:
+        with client.checkout("cad", wait=10, on_lost=save_and_quit) as seat:
+            ...  # seat.valid, seat.remaining, seat.server
+"""
+
+from licraft.client.aio import AsyncClient, AsyncSeat
+from licraft.client.clock import Clock, boottime
+from licraft.client.routes import server_urls
+from licraft.client.tenure import SeatState
+from licraft.client.threads import Client, Seat
+from licraft.errors import (
+    ClientError,
+    Denied,
+    InvalidRequest,
+    LicenseError,
+    LicraftError,
+    LimitReached,
+    NoSeatsAvailable,
+    NotAuthorized,
+    NotLicensed,
+    PoolUnavailable,
+    SeatLost,
+    UnknownFeature,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncSeat",
+    "Client",
+    "ClientError",
+    "Clock",
+    "Denied",
+    "InvalidRequest",
+    "LicenseError",
+    "LicraftError",
+    "LimitReached",
+    "NoSeatsAvailable",
+    "NotAuthorized",
+    "NotLicensed",
+    "PoolUnavailable",
+    "Seat",
+    "SeatLost",
+    "SeatState",
+    "UnknownFeature",
+    "boottime",
+    "server_urls",
+]

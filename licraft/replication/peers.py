@@ -1,0 +1,340 @@
+"""Authenticated connections between the servers of a pool, on the event loop.
+
+May import asyncio, ssl, pysyncobj's Transport interface, `link` and `messages`. It knows
+servers by name and moves bytes; what they mean is for the handlers.
+
+One connection per pair of servers: the one whose name sorts later dials. With peer
+security it is TLS 1.3 in which both sides show a certificate of the pool's CA whose
+subjectAltName holds the server's name as a DNS name.
+
+Frames wait in memory until `flush`, which the engine calls after its journal is synced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import logging
+import random
+import ssl
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from licraft.errors import PeerUnreachable, SettingsError
+from licraft.replication import messages
+from licraft.replication.engine import AskHandler
+from licraft.replication.link import PING, RAFT, Link
+from licraft.replication.messages import MAX_FRAME_BYTES, Message
+
+log = logging.getLogger(__name__)
+
+MAX_STRANGERS = 64
+CONNECT_S = 2.0
+SILENCE_S = 2.0
+PING_S = 0.5
+RETRY_S = (0.1, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTls:
+    """Paths of PEM files: the pool's CA, this server's certificate and its private key."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+    def context(self, *, accepts: bool) -> ssl.SSLContext:
+        """TLS 1.3 with a required certificate of the pool's CA; raises SettingsError."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if accepts else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        # Servers are known by pool name, not by where they listen: `Link` checks the name.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(self.ca)
+            # An empty password: an encrypted key is an error, not a question on the terminal.
+            context.load_cert_chain(self.cert, self.key, password="")
+        except (OSError, ValueError) as fault:
+            # An SSL error names no file, so all three are named.
+            raise SettingsError(
+                "peer_tls", [f"{fault}: check ca {self.ca}, cert {self.cert} and key {self.key}"]
+            ) from fault
+        return context
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`; raises SettingsError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError("servers", [f"peer: {address!r} is not host:port"])
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
+    """The connections of one server to the others, in the shape of PySyncObj's Transport."""
+
+    def __init__(
+        self,
+        pool: str,
+        server: str,
+        members: Mapping[str, str],
+        tls: PeerTls | None,
+        on_ask: AskHandler,
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        """`members` maps each server's name to its peer address, `host:port`."""
+        super().__init__(None, Node(server), [])
+        self.pool = pool
+        self.server = server
+        self.members_digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()
+        self.clock = clock
+        self.on_ask = on_ask
+        self.on_activity: Callable[[], None] = _ignore
+        self.leading: Callable[[], int | None] = _lead_nothing
+        self.on_fault: Callable[[BaseException], None] = _ignore_fault
+        self._members = dict(members)
+        self._rng = rng
+        self._accepting = tls.context(accepts=True) if tls else None
+        self._dialing = tls.context(accepts=False) if tls else None
+        self._nodes = {name: Node(name) for name in members if name != server}
+        self._links: dict[str, Link] = {}
+        self._strangers: set[Link] = set()
+        self._listener: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._turned_away = ""
+        self._stopping = False
+
+    @property
+    def secure(self) -> bool:
+        """Whether peers have to show certificates."""
+        return self._accepting is not None
+
+    @property
+    def leading_term(self) -> int | None:
+        """The term that this server leads now, if it does: its answer to a check (R22)."""
+        return self.leading()
+
+    @property
+    def connected(self) -> frozenset[str]:
+        """The servers with a live connection."""
+        return frozenset(self._links)
+
+    async def start(self, listen: str) -> None:
+        """Listen, and dial those servers that this one has to dial; raises SettingsError."""
+        loop = asyncio.get_running_loop()
+        host, port = split_address(listen)
+        for address in self._members.values():
+            split_address(address)
+        if self._nodes and not self.secure and not _is_loopback(host):
+            raise SettingsError(
+                "peer_tls", [f"missing, and {listen} can be reached from other machines"]
+            )
+        if self._nodes:
+            try:
+                # An accept that fails, as without descriptors, is retried by the loop (L5).
+                self._listener = await loop.create_server(
+                    lambda: Link(self, None),
+                    host,
+                    port,
+                    ssl=self._accepting,
+                    ssl_handshake_timeout=CONNECT_S if self.secure else None,
+                )
+            except OSError as fault:
+                reason = fault.strerror or str(fault)
+                raise SettingsError("servers", [f"cannot listen on {listen}: {reason}"]) from fault
+        self._start(self._watch())
+        for name in self._nodes:
+            if name < self.server:
+                self._start(self._keep_dialing(name))
+
+    def expects(self, server: str, *, check: bool) -> bool:
+        """Whether a server is in the pool and, unless it only checks, the one that dials."""
+        return server in self._nodes and (check or server > self.server)
+
+    # pysyncobj.transport.Transport
+
+    def send(self, node: Node, message: Message) -> bool:
+        """Keep a Raft message for the next flush; whether the peer is connected."""
+        link = self._links.get(node.id)
+        if link is None:
+            return False
+        sent = link.send(RAFT, messages.encode(message))
+        self.on_activity()
+        return sent
+
+    def destroy(self) -> None:
+        """Close the listener and every connection, at once."""
+        self._stopping = True
+        self.setOnMessageReceivedCallback(None)
+        self.setOnNodeConnectedCallback(None)
+        self.setOnNodeDisconnectedCallback(None)
+        self.on_activity = _ignore
+        if self._listener is not None:
+            self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        for link in [*self._links.values(), *self._strangers]:
+            link.close("this server stops")
+
+    # For the engine.
+
+    async def ask(self, server: str, body: bytes, timeout_s: float) -> bytes:
+        """Ask another server's handler; raises PeerUnreachable, or ValueError if too large."""
+        if len(body) > MAX_FRAME_BYTES // 2:
+            raise ValueError(f"a question of {len(body)} bytes: at most {MAX_FRAME_BYTES // 2}")
+        link = self._links.get(server)
+        if link is None:
+            raise PeerUnreachable(f"{server} is not connected")
+        return await link.ask(body, timeout_s)
+
+    async def check(self, server: str, timeout_s: float) -> int | None:
+        """The term that another server says it leads, over a fresh connection (R22).
+
+        None if it does not lead, or does not answer in time.
+        """
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                link = await self._connect(server, check=True)
+                await link.lost
+        except (OSError, TimeoutError):
+            if link is not None:
+                link.close("it did not answer a check in time")
+            return None
+        return link.leading
+
+    def flush(self) -> None:
+        """Let everything leave that was kept since the last time."""
+        for link in list(self._links.values()):
+            link.flush()
+
+    def pending_bytes(self, server: str) -> int:
+        """What a peer has not taken yet, in bytes."""
+        link = self._links.get(server)
+        return link.unsent_bytes if link is not None else 0
+
+    # For links.
+
+    def stranger_came(self, link: Link) -> None:
+        """A connection without a hello yet; too many of them are turned away."""
+        if len(self._strangers) >= MAX_STRANGERS:
+            link.close(f"{MAX_STRANGERS} others have not said hello either")
+            return
+        self._strangers.add(link)
+
+    def link_ready(self, link: Link, server: str) -> None:
+        """A peer is known: its new connection replaces the one before, which is closed first."""
+        self._strangers.discard(link)
+        before = self._links.get(server)
+        if before is not None:
+            before.close("it connected anew")
+        self._links[server] = link
+        log.info("connected to %s", server)
+        self._onNodeConnected(self._nodes[server])
+        self.on_activity()
+
+    def link_closed(self, link: Link, reason: str | None) -> None:
+        """A connection has ended, known or not."""
+        self._strangers.discard(link)
+        server = link.server
+        if server is None:
+            if reason is None:
+                return
+            # Whoever knocks every second for the same reason is told of once.
+            level = logging.DEBUG if reason == self._turned_away else logging.WARNING
+            self._turned_away = reason
+            log.log(level, "closed a connection that had not said a good hello: %s", reason)
+        elif self._links.get(server) is link:
+            del self._links[server]
+            level = logging.INFO if self._stopping else logging.WARNING
+            log.log(level, "lost the connection to %s: %s", server, reason)
+            self._onNodeDisconnected(self._nodes[server])
+            self.on_activity()
+
+    def deliver(self, server: str, message: Message) -> None:
+        """Hand a Raft message to PySyncObj; what goes wrong there is not the peer's fault."""
+        try:
+            self._onMessageReceived(self._nodes[server], message)
+        except Exception as fault:  # noqa: BLE001  # Of any kind, it ends this server's part.
+            self.on_fault(fault)
+
+    # Tasks.
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def _connect(self, server: str, *, check: bool) -> Link:
+        """Connect to a server, whose name is resolved anew each time; raises OSError."""
+        host, port = split_address(self._members[server])
+        _, link = await asyncio.get_running_loop().create_connection(
+            lambda: Link(self, server, check=check),
+            host,
+            port,
+            ssl=self._dialing,
+            server_hostname="" if self.secure else None,
+        )
+        return link
+
+    async def _keep_dialing(self, server: str) -> None:
+        """Have a connection to `server`, again and again."""
+        told = False
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    link = await self._connect(server, check=False)
+                told = False
+                await link.lost
+            except (OSError, TimeoutError) as fault:
+                if not told:
+                    address = self._members[server]
+                    log.warning("cannot connect to %s at %s: %s", server, address, fault)
+                told = True
+            await asyncio.sleep(self._rng.uniform(*RETRY_S))
+
+    async def _watch(self) -> None:
+        """Ping where it is quiet; close what is silent, half open (L6) or never says hello."""
+        woken_at = self.clock()
+        while True:
+            await asyncio.sleep(PING_S)
+            now = self.clock()
+            # If this process itself was held up, it has not heard anyone; that is no silence.
+            held_up_s = max(0.0, now - woken_at - 2 * PING_S)
+            woken_at = now
+            for link in list(self._links.values()):
+                link.received_at += held_up_s
+                if now - link.received_at > SILENCE_S:
+                    link.close(f"it was silent for {SILENCE_S:g} s")
+                elif now - link.sent_at > PING_S:
+                    link.send(PING, b"")
+                    link.flush()
+            for link in list(self._strangers):
+                if now - link.made_at > CONNECT_S:
+                    link.close(f"it said no hello within {CONNECT_S:g} s")
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; other names than localhost may lie."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _lead_nothing() -> int | None:
+    """Without an engine, this server leads nothing."""
+    return None
+
+
+def _ignore_fault(fault: BaseException) -> None:
+    """Nobody listens for faults: before the engine starts and after it stops."""
+
+
+def _ignore() -> None:
+    """Nobody wants to know of activity: before the engine starts and after it stops."""

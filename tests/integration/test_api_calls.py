@@ -1,0 +1,260 @@
+"""The calls of administration and observation, over a real socket with a usual client."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from api_fakes import ADMIN, CLIENT, TOKENS, FakeService, run, serving
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from licraft.errors import InvariantBroken
+
+ANY = [
+    ("GET", "/v1/pool"),
+    ("GET", "/v1/features"),
+    ("GET", "/v1/features/cad"),
+    ("GET", "/v1/authorizations"),
+    ("GET", "/v1/license"),
+]
+ADMINISTRATION = [("DELETE", "/v1/authorizations/a-1"), ("PUT", "/v1/license")]
+OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/openapi.json")]
+
+
+@asynccontextmanager
+async def _client(
+    service: FakeService | None = None, **options: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        serving(service or FakeService(), **options) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client,
+    ):
+        yield client
+
+
+def _bearer(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize(("method", "path"), [*ANY, *ADMINISTRATION, *OPEN])
+@pytest.mark.parametrize("token", [None, "unknown", CLIENT, ADMIN])
+def test_who_may_call_what(method: str, path: str, token: str | None) -> None:
+    async def scenario() -> None:
+        async with _client(tokens=TOKENS) as client:
+            answer = await client.request(method, path, headers=_bearer(token), content=b"x")
+        if (method, path) in OPEN:
+            expected = 200
+        elif token not in (CLIENT, ADMIN):
+            expected = 401
+        elif (method, path) in ANY or token == ADMIN:
+            expected = 204 if method == "DELETE" else 200
+        else:
+            expected = 403
+        assert answer.status_code == expected
+        assert ("www-authenticate" in answer.headers) == (expected == 401)
+        if expected in (401, 403):
+            assert answer.json()["code"] == "not_authorized"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("method", "path"), [*ANY, *ADMINISTRATION, *OPEN])
+def test_without_tokens_everything_is_allowed(method: str, path: str) -> None:
+    async def scenario() -> None:
+        async with _client() as client:
+            answer = await client.request(method, path, content=b"x")
+            assert answer.status_code in (200, 204)
+            assert "date" in answer.headers
+            assert "server" not in answer.headers
+
+    run(scenario())
+
+
+def test_answers_are_the_services() -> None:
+    async def scenario() -> None:
+        service = FakeService()
+        async with _client(service) as client:
+            assert (await client.get("/v1/pool")).json()["pool"] == "acme"
+            assert (await client.get("/v1/features")).json()["features"][0]["feature"] == "cad"
+            assert (await client.get("/v1/features/cad%20x")).json()["feature"] == "cad x"
+            unknown = await client.get("/v1/features/nope")
+            assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_feature")
+            assert (await client.get("/v1/license")).json()["sequence"] == 1
+            await client.get("/v1/authorizations?feature=cad&user=ann%20b&server=alpha")
+            await client.get("/v1/authorizations")
+            assert service.asked == [("cad", "ann b", "alpha"), (None, None, None)]
+            removed = await client.delete("/v1/authorizations/a-1")
+            assert (removed.status_code, removed.content) == (204, b"")
+            missing = await client.delete("/v1/authorizations/unknown")
+            assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+            assert service.removed == ["a-1", "unknown"]
+
+    run(scenario())
+
+
+def test_license_file_is_installed_as_text() -> None:
+    async def scenario() -> None:
+        service = FakeService()
+        async with _client(service) as client:
+            text = "sequence: 8\n# ünïcode\n"
+            installed = await client.put("/v1/license", content=text.encode())
+            assert installed.json() == {"sequence": 8, "index": 99}
+            assert service.installed == [text]
+            stale = await client.put("/v1/license", content=b"stale")
+            assert (stale.status_code, stale.json()["code"]) == (409, "stale_sequence")
+            assert stale.json()["sequence"] == 7
+            binary = await client.put("/v1/license", content=b"\xff\xfe")
+            assert (binary.status_code, binary.json()["code"]) == (400, "invalid_request")
+            empty = await client.put("/v1/license", content=b"")
+            assert (empty.status_code, empty.json()["code"]) == (400, "invalid_request")
+
+    run(scenario())
+
+
+def test_health_and_readiness() -> None:
+    async def scenario() -> None:
+        service = FakeService()
+        async with _client(service) as client:
+            assert (await client.get("/healthz")).json() == {"alive": True}
+            ready = await client.get("/readyz")
+            assert (ready.status_code, ready.json()["ready"]) == (200, True)
+            service.ready = False
+            unready = await client.get("/readyz")
+            assert (unready.status_code, unready.json()["ready"]) == (503, False)
+            assert (await client.get("/healthz")).status_code == 200
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/pool?x=1", "x"),
+        ("/v1/authorizations?features=cad", "features"),
+        ("/v1/authorizations?user=a&user=b", "user"),
+        ("/v1/authorizations?user=", "user"),
+        ("/v1/authorizations?user=" + "x" * 129, "user"),
+        ("/v1/authorizations?user=%ff", None),
+        ("/v1/features/" + "x" * 129, "name"),
+        ("/v1/features/cad?name=x", "name"),
+    ],
+)
+def test_parameters_that_are_not_understood(path: str, field: str | None) -> None:
+    async def scenario() -> None:
+        async with _client() as client:
+            answer = await client.get(path)
+            assert answer.status_code == 400
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["code"] == "invalid_request"
+            assert answer.json().get("field") == field
+
+    run(scenario())
+
+
+def test_unknown_paths_and_wrong_methods() -> None:
+    async def scenario() -> None:
+        async with _client() as client:
+            for path in ("/v1", "/v1/pool/", "/v2/pool", "/v1/features/a/b", "/%00", "//"):
+                answer = await client.get(path)
+                assert answer.status_code == 404, path
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert answer.json()["code"] == "not_found"
+            for method, path, allow in [
+                ("PATCH", "/v1/pool", "GET, HEAD"),
+                ("DELETE", "/v1/authorizations", "GET, HEAD, POST"),
+                ("POST", "/v1/license", "GET, HEAD, PUT"),
+                ("GET", "/v1/checkins", "POST"),
+                ("OPTIONS", "/v1/openapi.json", "GET, HEAD"),
+            ]:
+                answer = await client.request(method, path)
+                assert answer.status_code == 405, path
+                assert answer.headers["allow"] == allow
+                assert answer.json()["code"] == "method_not_allowed"
+            head = await client.head("/v1/pool")
+            assert (head.status_code, head.content) == (200, b"")
+            assert int(head.headers["content-length"]) > 0
+
+    run(scenario())
+
+
+def test_an_unexpected_error_is_logged_and_the_server_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        service = FakeService()
+        async with _client(service) as client:
+            service.pool = None  # type: ignore[assignment,method-assign]  # a bug
+            answer = await client.get("/v1/pool")
+            assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+            assert "NoneType" not in answer.text
+            for feature in ("crash", "crash-later"):
+                answer = await client.post("/v1/authorizations", json={"feature": feature})
+                assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+            answer = await client.post("/v1/authorizations", json={"feature": "cad"})
+            assert answer.status_code == 201
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario())
+    assert [r.exc_info is not None for r in caplog.records] == [True, True, True]
+    assert "a bug in the license server" in caplog.text
+
+
+def test_a_broken_invariant_is_handed_up() -> None:
+    async def scenario() -> None:
+        broken: list[InvariantBroken] = []
+        for fast in (True, False):
+            async with _client(broken=broken.append, fast=fast) as client:
+                await client.post("/v1/authorizations", json={"feature": "broken"})
+        assert [str(error) for error in broken] == ["41 seats of 40"] * 2
+
+    run(scenario())
+
+
+def test_operating_errors_say_whether_to_repeat() -> None:
+    async def scenario() -> None:
+        async with _client() as client:
+            answer = await client.post("/v1/authorizations", json={"feature": "not-executed"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "no_quorum")
+            assert answer.headers["retry-after"] == "1"
+            answer = await client.post("/v1/authorizations", json={"feature": "outcome-unknown"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
+            assert "retry-after" not in answer.headers
+
+    run(scenario())
+
+
+def test_further_pages_stand_beside_the_calls() -> None:
+    async def page(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("licraft_up 1\n")
+
+    async def scenario() -> None:
+        async with _client(pages=[Route("/metrics", page)]) as client:
+            assert (await client.get("/metrics")).text == "licraft_up 1\n"
+            assert (await client.get("/healthz")).status_code == 200
+
+    run(scenario())
+
+
+def test_tokens_are_not_shown() -> None:
+    assert ADMIN not in repr(TOKENS)
+    assert CLIENT not in repr(TOKENS)
+
+
+def test_tokens_never_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with _client(tokens=TOKENS) as client:
+            for feature in ("crash", "cad"):
+                body = json.dumps({"feature": feature})
+                await client.post("/v1/authorizations", content=body, headers=_bearer(CLIENT))
+
+    with caplog.at_level(logging.DEBUG, logger="licraft"):
+        run(scenario())
+    assert "failed" in caplog.text
+    assert CLIENT not in caplog.text

@@ -1,0 +1,134 @@
+"""Snapshots: whole, or not there; on their way to a follower in pieces that are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pysyncobj.config import SERIALIZER_STATE
+from pysyncobj.node import Node
+
+from licraft.errors import DataError
+from licraft.replication import snapshot as module
+from licraft.replication.messages import Piece
+from licraft.replication.snapshot import Snapshot, SnapshotError, SnapshotStore, decode, encode
+
+LEADER, OTHER = Node("alpha"), Node("gamma")
+
+
+def make(index: int = 8, state: bytes = b"state", pool: str = "pool") -> Snapshot:
+    return Snapshot(pool, ("alpha", "beta"), (b"\0b", index, 2), (b"\0a", index - 1, 1), state)
+
+
+def store(directory: Path) -> SnapshotStore:
+    directory.mkdir(exist_ok=True)
+    return SnapshotStore(directory, "pool", ["alpha", "beta"])
+
+
+def serialize(target: SnapshotStore, snapshot: Snapshot) -> None:
+    data = ([{}, snapshot.state], snapshot.last, snapshot.previous, {LEADER})
+    target.serialize(data, snapshot.previous[1])
+
+
+def test_a_snapshot_survives_a_restart(tmp_path: Path) -> None:
+    serialize(store(tmp_path), make())
+    assert store(tmp_path).current == make()
+    assert store(tmp_path).deserialize()[0] == [{}, (8, b"state")]
+
+
+def test_success_is_said_once(tmp_path: Path) -> None:
+    target = store(tmp_path)
+    assert target.checkSerializing() == (SERIALIZER_STATE.NOT_SERIALIZING, None)
+    serialize(target, make())
+    assert target.getTransmissionData(OTHER) is None  # the log is not compacted yet
+    assert target.checkSerializing() == (SERIALIZER_STATE.SUCCESS, 7)
+    assert target.checkSerializing() == (SERIALIZER_STATE.NOT_SERIALIZING, None)
+
+
+def test_any_flipped_byte_is_found(tmp_path: Path) -> None:
+    content = encode(make())
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        with pytest.raises(SnapshotError):
+            decode(bytes(damaged), "pool")
+    for length in range(len(content)):
+        with pytest.raises(SnapshotError):
+            decode(content[:length], "pool")
+
+
+def test_a_damaged_file_is_an_error_and_not_an_empty_state(tmp_path: Path) -> None:
+    (tmp_path / "snapshot").write_bytes(encode(make())[:-1])
+    with pytest.raises(DataError, match="snapshot"):
+        store(tmp_path)
+
+
+def test_the_snapshot_of_another_pool_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "snapshot").write_bytes(encode(make(pool="other")))
+    with pytest.raises(DataError, match="belongs to pool other"):
+        store(tmp_path)
+
+
+def transmission(source: SnapshotStore, node: Node = OTHER) -> list[Piece]:
+    pieces: list[Piece] = []
+    while not pieces or not pieces[-1].last:
+        piece = source.getTransmissionData(node)
+        assert piece is not None
+        pieces.append(piece)
+    return pieces
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SnapshotStore:
+    monkeypatch.setattr(module, "PIECE_BYTES", 16)
+    source = store(tmp_path / "source")
+    serialize(source, make(state=bytes(range(200))))
+    source.checkSerializing()
+    return source
+
+
+def test_a_follower_gets_the_same_file(tmp_path: Path, source: SnapshotStore) -> None:
+    target = store(tmp_path / "target")
+    pieces = transmission(source)
+    assert len(pieces) > 10
+    assert [target.take_piece(LEADER, piece) for piece in pieces[:-1]] == [False] * (
+        len(pieces) - 1
+    )
+    assert target.current is None
+    assert target.take_piece(LEADER, pieces[-1])
+    assert store(tmp_path / "target").current == source.current
+
+
+@pytest.mark.parametrize("fault", ["lost", "twice", "flipped", "other sender", "other snapshot"])
+def test_a_faulty_transmission_installs_nothing(
+    tmp_path: Path, source: SnapshotStore, fault: str
+) -> None:
+    target = store(tmp_path / "target")
+    pieces = transmission(source)
+    senders = [LEADER] * len(pieces)
+    if fault == "lost":
+        del pieces[3]
+    elif fault == "twice":
+        pieces.insert(3, pieces[3])
+        senders.append(LEADER)
+    elif fault == "flipped":
+        pieces[3] = pieces[3]._replace(data=bytes(16))
+    elif fault == "other sender":
+        senders[3] = OTHER
+    else:
+        pieces[3] = pieces[3]._replace(id=(99, 2))
+    taken = [target.take_piece(*item) for item in zip(senders, pieces, strict=False)]
+    assert not any(taken)
+    assert store(tmp_path / "target").current is None
+
+
+def test_a_new_snapshot_starts_transmissions_again(source: SnapshotStore) -> None:
+    first = source.getTransmissionData(OTHER)
+    assert first is not None
+    assert first.first
+    serialize(source, make(index=20, state=bytes(200)))
+    source.checkSerializing()
+    again = source.getTransmissionData(OTHER)
+    assert again is not None
+    assert again.first
+    assert again.id == (20, 2)
