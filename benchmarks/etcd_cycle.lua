@@ -4,9 +4,10 @@
 -- An answer does not name its key, and wrk does not say on which connection it
 -- came. So a key is deleted only after twice as many puts as there are connections
 -- have been answered since: by then its own has been. Keys are base64 as they are:
--- any 12 digits decode to 9 bytes. Environment: CONNECTIONS.
+-- any 12 digits decode to 9 bytes. Environment: CONNECTIONS, and FIRST,
+-- the first key's number, so that no run meets the keys that an earlier one left.
 
-local next_put, next_delete, backlog = 0, 0, 0
+local first, next_put, next_delete, backlog
 put, deleted, refused = 0, 0, 0
 
 local threads = {}
@@ -18,6 +19,9 @@ end
 local txn_head, delete_head
 
 function init(args)
+  next_put = tonumber(os.getenv("FIRST"))
+  first = next_put + 1 -- wrk asks for one request that it does not send
+  next_delete = first
   backlog = 2 * tonumber(os.getenv("CONNECTIONS"))
   local common = " HTTP/1.1\r\nHost: " .. wrk.host .. "\r\nContent-Type: application/json\r\n"
   txn_head = "POST /v3/kv/txn" .. common
@@ -26,7 +30,7 @@ end
 
 function request()
   local head, body
-  if put - next_delete > backlog then
+  if put - (next_delete - first) > backlog then
     head, body = delete_head, string.format('{"key":"%012d"}', next_delete)
     next_delete = next_delete + 1
   else

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator
@@ -48,7 +49,9 @@ class System:
 
 def _drive(system: System, target: Target, connections: int, seconds: int) -> Load:
     if system.name == "etcd":
-        script, environment = "etcd_cycle.lua", {"CONNECTIONS": str(connections)}
+        script = "etcd_cycle.lua"
+        first = secrets.randbelow(1_000_000) * 1_000_000
+        environment = {"CONNECTIONS": str(connections), "FIRST": str(first)}
     else:
         script = "licraft_cycle.lua"
         environment = {"LICRAFT_TOKEN": target.token, "LICRAFT_FEATURE": FEATURE}

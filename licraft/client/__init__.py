@@ -8,6 +8,8 @@ server, so that a program that embeds it loads neither Raft nor cryptography.
             ...  # seat.valid, seat.remaining, seat.server
 """
 
+import logging
+
 from licraft.client.aio import AsyncClient, AsyncSeat
 from licraft.client.clock import Clock, boottime
 from licraft.client.routes import server_urls
@@ -27,6 +29,9 @@ from licraft.errors import (
     SeatLost,
     UnknownFeature,
 )
+
+# What a library logs is for the program to show or not.
+logging.getLogger("licraft").addHandler(logging.NullHandler())
 
 __all__ = [
     "AsyncClient",

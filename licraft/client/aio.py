@@ -218,17 +218,21 @@ class AsyncClient:
 
     def _tell(self, on_lost: Callable[[AsyncSeat], object], seat: AsyncSeat) -> None:
         async def call() -> None:
-            try:
-                result = on_lost(seat)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception:  # the program's own code: its failure must not end the renewals
-                log.exception("on_lost of seat %s failed", seat.id)
+            result = on_lost(seat)
+            if inspect.isawaitable(result):
+                await result
 
         # Not among the keeper's tasks: it may close this client.
         task = asyncio.get_running_loop().create_task(call())
         self._callbacks.add(task)
-        task.add_done_callback(self._callbacks.discard)
+        task.add_done_callback(self._told)
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        self._callbacks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            message = "on_lost failed"
+            context = {"message": message, "exception": task.exception(), "task": task}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     # Observation and administration
 

@@ -57,8 +57,9 @@ class Granter:
     async def grant(self, request: CheckoutRequest) -> Hold:
         """An authorization from the first server that grants one.
 
-        A denial is final. When no server can answer, all are asked again as long
-        as the time to wait lasts; then PoolUnavailable is raised.
+        A denial is final. A pool that is alive but cannot grant yet (no quorum,
+        recovering, ...) is asked again as long as the time to wait lasts; one of
+        which no server answers is reported at once: PoolUnavailable.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.wait
@@ -72,7 +73,8 @@ class Granter:
                 refusals.append(outcome)
             after_s = min((r.retry_after_s for r in refusals if r.retry_after_s), default=0.0)
             delay_s = max(pause_s, min(after_s, MAX_PAUSE_S)) * random.uniform(0.75, 1.25)
-            if loop.time() + delay_s > deadline:
+            alive = any(refusal.code for refusal in refusals)
+            if not alive or loop.time() + delay_s > deadline:
                 raise unavailable(refusals)
             await asyncio.sleep(delay_s)
             pause_s = min(pause_s * 1.5, MAX_PAUSE_S)

@@ -200,6 +200,7 @@ class Keeper:
             for part in batches([renewal.hold.token for renewal in going]):
                 for renewal in going[part]:
                     renewal.in_flight = True
+                    renewal.due_at = now + renewal.hold.heartbeat_s
                 task = asyncio.get_running_loop().create_task(self._renew(url, going[part]))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -284,6 +285,9 @@ class Keeper:
     ) -> bool:
         """Take one result into account; whether the server waits for a confirmation."""
         hold = renewal.hold
+        if result.id not in (hold.id, "") and result.status != "converted":
+            self._postpone(renewal)  # another seat's result: it says nothing about this one
+            return False
         match result.status:
             case "renewed" | "adopted" | "converted":
                 self._renewed(renewal, url, sent_at, token, result)

@@ -281,13 +281,9 @@ class Client:
 
 
 def _tell(on_lost: Callable[[Seat], object], seat: Seat) -> None:
-    def call() -> None:
-        try:
-            on_lost(seat)
-        except Exception:  # the program's own code: say what failed, and where
-            log.exception("on_lost of seat %s failed", seat.id)
-
-    threading.Thread(target=call, name="licraft-on-lost", daemon=True).start()
+    # If it raises, `threading.excepthook` says so: as in any thread of the program.
+    name = "licraft-on-lost"
+    threading.Thread(target=on_lost, args=(seat,), name=name, daemon=True).start()
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()

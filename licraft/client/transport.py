@@ -68,13 +68,12 @@ class Transport:
             if not (token.isascii() and token.isprintable()) or " " in token:
                 raise InvalidRequest("token: only visible ASCII characters are possible")
             self._headers["authorization"] = f"Bearer {token}"
-        self._verify = verify
         self.connect_timeout_s = connect_timeout_s
         self._clock = clock
-        # Reading the system's certificate authorities takes long, so a context
+        # Reading the system's certificate authorities takes long, so their context
         # is made when the first https URL is asked; the plain one trusts nobody.
         self._plain = self._http(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-        self._secure: httpx.AsyncHTTPTransport | None = None
+        self._secure = None if verify is None else self._http(tls_context(verify))
 
     @staticmethod
     def _http(context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
@@ -89,7 +88,7 @@ class Transport:
         if url.startswith("http://"):
             return self._plain
         if self._secure is None:
-            self._secure = self._http(tls_context(self._verify))
+            self._secure = self._http(tls_context(None))
         return self._secure
 
     async def ask(

@@ -21,6 +21,7 @@ class CodeStatus(StrEnum):
     NOT_STARTED = "not_started"
     EXPIRED = "expired"
     SUPERSEDED = "superseded"
+    REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
-"""Why a request is denied or a command had no effect: closed lists of codes.
+"""Why a request is denied, what became of a command, and what changed: closed lists.
 
-The text of each member is the `code` of a problem document and part of the
-public contract: members are added, never renamed.
+May import nothing. The text of each `Code` is the `code` of a problem document and
+part of the public contract: members are added, never renamed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -38,6 +39,125 @@ class Effect(StrEnum):
 
     DONE = "done"
     NONE = "none"  # overtaken: what it was based on is no longer so
-    REPEATED = "repeated"  # its serial was applied before; the first result stands
-    STALE = "stale"  # of an earlier incarnation of its server
-    REFUSED = "refused"  # against a rule; the outcome's code says which
+    STALE = "stale"  # its server is down or has come back as a later incarnation
+    REFUSED = "refused"  # against a rule; the outcome's `code` says which
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of one command: `count` is what it moved, or what its rule reports."""
+
+    effect: Effect
+    count: int = 0
+    code: str = ""
+
+
+DONE = Outcome(Effect.DONE)
+OVERTAKEN = Outcome(Effect.NONE)
+STALE = Outcome(Effect.STALE)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFormed:
+    """The pool has members and timings from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCameUp:
+    """A server is up as `incarnation`; its record before is void if it was `reclaimed`."""
+
+    server: str
+    incarnation: int
+    previous: int
+    reclaimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerWentDown:
+    """A server was designated as down."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeatsReclaimed:
+    """What a down server left may be borrowed."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """A server's renewal `serial` counts."""
+
+    server: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationsChanged:
+    """Seats of `feature` moved: the distribution criteria sync message (B6, B33)."""
+
+    feature: str
+
+
+@dataclass(frozen=True, slots=True)
+class BorrowOpened:
+    """A borrow still lacks seats after what was free: the servers are asked."""
+
+    feature: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class BorrowEnded:
+    """A borrow is over, or nobody has more to give while its requests go on waiting."""
+
+    feature: str
+    server: str
+    borrow: str
+    exhausted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Solicited:
+    """`giver` is asked for seats for a borrow."""
+
+    feature: str
+    borrower: str
+    borrow: str
+    giver: str
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class LicenseChanged:
+    """A license file was installed, or its entitlements changed with the day."""
+
+    sequence: int
+
+
+Event = (
+    PoolFormed
+    | ServerCameUp
+    | ServerWentDown
+    | SeatsReclaimed
+    | LeaseRenewed
+    | AllocationsChanged
+    | BorrowOpened
+    | BorrowEnded
+    | Solicited
+    | LicenseChanged
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying one entry gave: an outcome for each command, and what changed."""
+
+    index: int
+    server: str
+    incarnation: int
+    serial: int
+    outcomes: tuple[Outcome, ...]
+    events: tuple[Event, ...]

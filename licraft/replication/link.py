@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -125,8 +125,8 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register; the side that dialed says hello first."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not every loop's transports are subclasses of asyncio's (uvloop's are not).
+        self._transport = cast(asyncio.Transport, transport)
         self._hub.stranger_came(self)
         if self._dialed is not None and not self.closed:
             self._say_hello(self._dialed)

@@ -262,11 +262,11 @@ def test_checkout_interrupted_while_it_waits(pool: FakePool) -> None:
     eventually(lambda: pool.members[0].calls(GRANT), 20)
     process.send_signal(signal.SIGINT)
     status, _, errors = finished(process)
-    assert (status, errors) == (130, "licraft: interrupted\n")
+    assert (status, errors.strip()) == (130, "licraft: interrupted")
 
 
 def test_checkout_ends_when_the_seat_is_lost(pool: FakePool) -> None:
-    pool.ttl = 1.0
+    pool.ttl = 2.0
     process = started("checkout", "cad")
     assert line(process).startswith("holding 1 of cad at alpha, id ")
     for server in pool.members:
@@ -312,6 +312,7 @@ def test_exec_says_why_a_command_cannot_be_run(pool: FakePool, tmp_path: Path) -
     assert len(pool.members[0].calls(CHECKIN)) == 3
 
 
+ENDLESS = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
 PASSED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
@@ -334,12 +335,18 @@ def test_exec_s_status_says_which_signal_ended_the_command(pool: FakePool) -> No
 
 def test_the_command_has_the_signals_it_would_have_without_us(pool: FakePool) -> None:
     text = "grep -E 'Sig(Blk|Ign)' /proc/self/status"
+    alone = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True)
     process = started("exec", "cad", "--", "sh", "-c", text)
-    assert finished(process)[1].split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+
+    def masks(printed: str) -> list[int]:
+        ordinary = (1 << 31) - 1  # 32 and 33 are the C library's own
+        return [int(word, 16) & ordinary for word in printed.split()[1::2]]
+
+    assert masks(finished(process)[1]) == masks(alone.stdout)
 
 
 def test_exec_ends_the_command_when_the_seat_is_lost(pool: FakePool) -> None:
-    pool.ttl = 1.0
+    pool.ttl = 2.0
     process = started("exec", "cad", "--", "sh", "-c", "echo ready; exec sleep 30")
     assert line(process) == "ready"
     for server in pool.members:
@@ -364,14 +371,14 @@ def test_exec_is_told_at_once_when_a_server_takes_the_seat(pool: FakePool) -> No
         ),
     )
     pool.ttl = 3.0
-    process = started("exec", "cad", "--", "sh", "-c", "trap 'exit 0' TERM; sleep 30 & wait")
+    process = started("exec", "cad", "--", "sh", "-c", ENDLESS)
     status, _, errors = finished(process)
     assert status == 1
     assert "the seat of cad was lost: no_seats" in errors
 
 
 def test_exec_kills_a_command_that_does_not_end(pool: FakePool) -> None:
-    pool.ttl = 1.0
+    pool.ttl = 2.0
     text = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
     process = started("exec", "cad", "--grace", "0.3", "--", "sh", "-c", text)
     assert line(process) == "ready"
@@ -403,10 +410,8 @@ def test_a_key_on_the_terminal_reaches_the_command_once(pool: FakePool) -> None:
     while b"ready" not in seen:
         seen += os.read(terminal, 1000)
     os.write(terminal, b"\x03")
-    try:
-        while b"got" not in seen:
-            seen += os.read(terminal, 1000)
-    finally:
-        os.close(terminal)
+    while b"got" not in seen or not seen.endswith(b"\n"):
+        seen += os.read(terminal, 1000)
     os.waitpid(pid, 0)
+    os.close(terminal)
     assert b"got 1" in seen

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -212,6 +213,15 @@ def test_waiting_outlasts_a_pool_without_quorum(pool: FakePool) -> None:
     with Client(pool.urls) as client, client.checkout("cad", wait=10) as seat:
         assert seat.server == "alpha"
     assert all(0 < body["wait"] <= 10 for body in pool.members[0].calls(GRANT))
+
+
+def test_a_dead_pool_is_not_waited_for(pool: FakePool) -> None:
+    for server in pool.members:
+        server.stop()
+    before = time.monotonic()
+    with Client(pool.urls) as client, pytest.raises(PoolUnavailable):
+        client.checkout("cad", wait=60)
+    assert time.monotonic() - before < 20
 
 
 def test_the_servers_of_a_503_are_adopted(pool: FakePool) -> None:
@@ -430,6 +440,7 @@ def test_a_seat_that_expired_meanwhile_is_not_confirmed(pool: FakePool, clock: M
         assert len(beta.calls(BEAT)) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_lost_seat_is_told_once_and_renewed_no_more(pool: FakePool, clock: ManualClock) -> None:
     alpha = pool.members[0]
     alpha.plan(BEAT, beats("lost", code="no_seats"))
@@ -517,7 +528,14 @@ def test_validity_counts_from_when_the_heartbeat_was_sent(
 
 
 @pytest.mark.parametrize(
-    "answer", [Reply(200, {"results": []}), Reply(200, b"[]"), problem(401, "not_authorized")]
+    "answer",
+    [
+        Reply(200, {"results": []}),
+        Reply(200, {"results": [{"id": "another", "status": "renewed", "ttl": 60.0}]}),
+        Reply(200, {"results": [{"id": "another", "status": "lost", "code": "no_seats"}]}),
+        Reply(200, b"[]"),
+        problem(401, "not_authorized"),
+    ],
 )
 def test_a_heartbeat_answer_that_cannot_be_counts_as_none(
     pool: FakePool, clock: ManualClock, answer: Reply

@@ -173,6 +173,23 @@ def test_commits_from_leader_and_followers_reach_all(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_the_same_on_the_loop_that_servers_use(tmp_path: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def scenario() -> None:
+        async with Pool(tmp_path, compaction_entries=20) as pool:
+            await pool.elected()
+            await pool.stop("gamma")
+            for _ in range(100):
+                await pool.engines["beta"].propose(b"x", 5.0)
+            await pool.start("gamma")
+            await pool.same_everywhere()
+            assert pool.machines["gamma"].restored_at > 0
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+
+
 def test_the_survivors_of_a_killed_leader_commit_again_soon(tmp_path: Path) -> None:
     async def scenario() -> None:
         took = []

@@ -107,6 +107,8 @@ def test_a_token_that_would_break_the_header_is_refused(token: str) -> None:
 def test_certificate_authorities_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"none\.pem"):
         tls_context(tmp_path / "none.pem")
+    with pytest.raises(InvalidRequest, match=r"none\.pem"):
+        Transport(None, tmp_path / "none.pem", 1.0, lambda: 0.0)
     (tmp_path / "bad.pem").write_text("no certificate")
     with pytest.raises(InvalidRequest, match=r"bad\.pem"):
         tls_context(tmp_path / "bad.pem")

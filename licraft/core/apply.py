@@ -1,0 +1,336 @@
+"""apply(state, entry): the only thing that changes the replicated state.
+
+May import the rest of the core. It reads no clock, random source or file, so every
+server that applies the same log has the same state. It is total: a command that
+does not fit the state has no effect and says so in its outcome.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from licraft.core.commands import (
+    Borrow,
+    Command,
+    EndBorrow,
+    Entry,
+    FormPool,
+    InstallLicense,
+    Level,
+    Reason,
+    Reclaim,
+    Release,
+    RenewLease,
+    ServerDown,
+    ServerUp,
+    Solicit,
+)
+from licraft.core.license import CodeStatus, entitlements
+from licraft.core.outcomes import (
+    DONE,
+    OVERTAKEN,
+    STALE,
+    AllocationsChanged,
+    Applied,
+    BorrowEnded,
+    BorrowOpened,
+    Code,
+    Effect,
+    Event,
+    LeaseRenewed,
+    LicenseChanged,
+    Outcome,
+    PoolFormed,
+    SeatsReclaimed,
+    ServerCameUp,
+    ServerWentDown,
+    Solicited,
+)
+from licraft.core.state import PoolState, ServerState, ServerStatus
+from licraft.core.table import FeaturePool, PendingBorrow
+
+
+def apply(state: PoolState, index: int, entry: Entry) -> Applied:
+    """Apply one committed entry; returns its outcomes and what changed.
+
+    A sequenced entry counts once: repeated, it returns the outcomes of the first time.
+    Entries of a server that is down or of an earlier incarnation have no effect.
+    """
+    state.index = index
+    events: list[Event] = []
+    server = state.servers.get(entry.server)
+    outcomes: tuple[Outcome, ...]
+    if entry.serial == 0:
+        outcomes = tuple(_apply(c, state, index, events) for c in entry.commands)
+    elif server is None or not server.acts or server.incarnation != entry.incarnation:
+        outcomes = tuple(STALE for _ in entry.commands)
+    elif entry.serial == server.requests:
+        outcomes = server.results
+    elif entry.serial < server.requests:
+        outcomes = tuple(OVERTAKEN for _ in entry.commands)
+    else:
+        outcomes = tuple(_apply(c, state, index, events) for c in entry.commands)
+        server.requests = entry.serial
+        server.results = outcomes
+    return Applied(index, entry.server, entry.incarnation, entry.serial, outcomes, tuple(events))
+
+
+@singledispatch
+def _apply(command: Command, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """Apply one command; the state machine knows no other kinds."""
+    raise TypeError(f"no rule for {type(command).__name__}")
+
+
+@_apply.register
+def _form(command: FormPool, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """The first FormPool counts; later ones, proposed by other servers, have no effect."""
+    if state.formed or not command.members:
+        return OVERTAKEN
+    state.pool = command.pool
+    state.secret = command.secret
+    state.lease_s = command.lease_s
+    state.ttl_s = command.ttl_s
+    state.drift = command.drift
+    state.servers = {m.name: ServerState(m.name, m.api, m.peer) for m in command.members}
+    state.membership += 1
+    events.append(PoolFormed())
+    return DONE
+
+
+@_apply.register
+def _up(command: ServerUp, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A server starts to act, as the next incarnation; what it had asked before is void."""
+    server = state.servers.get(command.server)
+    if server is None or command.incarnation != server.incarnation + 1:
+        return OVERTAKEN
+    events.append(
+        ServerCameUp(server.name, command.incarnation, server.incarnation, server.reclaimed)
+    )
+    server.incarnation = command.incarnation
+    server.status = ServerStatus.UP
+    server.threshold = command.threshold
+    server.lease_serial = server.requests = server.down_index = 0
+    server.results = ()
+    server.in_use = {}
+    server.reclaimed = False
+    state.membership += 1
+    _drop_borrows(state, server.name, events)
+    return DONE
+
+
+@_apply.register
+def _renew(command: RenewLease, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A renewal counts if it is of the acting incarnation and newer than the last (section 4)."""
+    server = state.servers.get(command.server)
+    if server is None or not server.acts or server.incarnation != command.incarnation:
+        return STALE
+    if command.serial <= server.lease_serial:
+        return OVERTAKEN
+    server.lease_serial = command.serial
+    server.in_use = dict(command.in_use)
+    server.wall_s = command.wall_s
+    events.append(LeaseRenewed(server.name, command.serial))
+    _advance_clock(state, events)
+    return DONE
+
+
+@_apply.register
+def _down(command: ServerDown, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A server is down, unless a renewal later than the one waited on came first (R21)."""
+    server = state.servers.get(command.server)
+    if (
+        server is None
+        or not server.acts
+        or server.incarnation != command.incarnation
+        or server.lease_serial != command.lease_serial
+    ):
+        return OVERTAKEN
+    server.status = ServerStatus.DOWN
+    server.down_index = index
+    state.membership += 1
+    events.append(ServerWentDown(server.name))
+    _drop_borrows(state, server.name, events)
+    return DONE
+
+
+@_apply.register
+def _reclaim(command: Reclaim, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """What the server left is available, if it is still down by that very entry (section 4)."""
+    server = state.servers.get(command.server)
+    if server is None or server.reclaimed or server.down_index != command.down_index:
+        return OVERTAKEN
+    if server.status is not ServerStatus.DOWN:
+        return OVERTAKEN
+    server.reclaimed = True
+    server.in_use = {}
+    events.append(SeatsReclaimed(server.name))
+    for pool in state.table.features.values():
+        if pool.retire(state.available()):
+            events.append(AllocationsChanged(pool.feature))
+        _serve(state, pool, events)
+    return DONE
+
+
+@_apply.register
+def _borrow(command: Borrow, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """Take what is available; what lacks stays pending, replacing an older borrow (section 6)."""
+    pool = state.table.features.get(command.feature)
+    server = state.servers.get(command.server)
+    if pool is None:
+        return Outcome(Effect.REFUSED, code=Code.UNKNOWN_FEATURE)
+    if pool.status is not CodeStatus.VALID or pool.over or not pool.borrowing:
+        return Outcome(Effect.REFUSED, code=Code.NOT_LICENSED)
+    if server is None or not server.acts or command.want < 1:
+        return OVERTAKEN
+    borrow = PendingBorrow(
+        id=command.id,
+        server=command.server,
+        want=command.want,
+        need=max(0, min(command.need, command.want)),
+        reason=command.reason,
+        since=command.since or index,
+        hold=command.hold,
+    )
+    pool.pending[command.server] = borrow
+    moved = 0
+    if command.reason is Reason.REQUEST:
+        moved = _draw(state, pool, borrow, events)
+    if pool.pending.get(command.server) is borrow:
+        events.append(BorrowOpened(pool.feature, command.server))
+    return Outcome(Effect.DONE, moved)
+
+
+@_apply.register
+def _release(command: Release, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A server gives seats that it had set aside, to a borrow or to the free pool (B33)."""
+    pool = state.table.features.get(command.feature)
+    giver = state.servers.get(command.server)
+    if pool is None or giver is None or not giver.acts or command.count < 0:
+        return OVERTAKEN
+    count = min(command.count, pool.allocations.get(command.server, 0))
+    if not command.to:
+        pool.move(command.server, "", count)
+        pool.retire(state.available())
+        events.append(AllocationsChanged(pool.feature))
+        _serve(state, pool, events)
+        return Outcome(Effect.DONE, count)
+    borrow = pool.pending.get(command.to)
+    if borrow is None or borrow.id != command.borrow or command.to == command.server or pool.over:
+        return OVERTAKEN
+    if command.level is not Level.OFFERED:
+        borrow.answered[command.server] = command.level
+    count = _give(pool, borrow, command.server, count, events)
+    if command.leader and not borrow.leader_gave:
+        borrow.leader_gave = True
+        if borrow.reason is Reason.FAILOVER and borrow.want:
+            _draw(state, pool, borrow, events)
+    return Outcome(Effect.DONE, count)
+
+
+@_apply.register
+def _solicit(command: Solicit, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A server is asked to give to a borrow that still lacks seats."""
+    pool = state.table.features.get(command.feature)
+    borrow = pool.pending.get(command.borrower) if pool else None
+    if borrow is None or borrow.id != command.borrow or command.giver not in state.servers:
+        return OVERTAKEN
+    borrow.asked[command.giver] = command.level
+    events.append(
+        Solicited(command.feature, command.borrower, borrow.id, command.giver, command.level)
+    )
+    return DONE
+
+
+@_apply.register
+def _end(command: EndBorrow, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A borrow ends, or waits for seats that come free if somebody waits for it."""
+    pool = state.table.features.get(command.feature)
+    borrow = pool.pending.get(command.server) if pool else None
+    if pool is None or borrow is None or borrow.id != command.borrow:
+        return OVERTAKEN
+    if command.exhausted and borrow.hold and borrow.need:
+        borrow.exhausted = True
+        borrow.want = borrow.need
+    else:
+        del pool.pending[command.server]
+    events.append(BorrowEnded(pool.feature, command.server, borrow.id, command.exhausted))
+    return DONE
+
+
+@_apply.register
+def _install(command: InstallLicense, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """The file with the greater sequence number is the pool's from now on (R10, R19)."""
+    new, old = command.license, state.license
+    if new.pool is not None and new.pool != state.pool:
+        return Outcome(Effect.REFUSED, old.sequence, Code.INVALID_LICENSE)
+    if new.sequence == old.sequence and new.text == old.text:
+        return Outcome(Effect.DONE, old.sequence)
+    if new.sequence <= old.sequence:
+        return Outcome(Effect.REFUSED, old.sequence, Code.STALE_SEQUENCE)
+    state.license = new
+    _entitle(state, events)
+    events.append(LicenseChanged(new.sequence))
+    return Outcome(Effect.DONE, new.sequence)
+
+
+def _advance_clock(state: PoolState, events: list[Event]) -> None:
+    """The pool clock is the median of the acting servers' clocks, and never goes back."""
+    walls = sorted(s.wall_s for s in state.servers.values() if s.acts and s.wall_s)
+    day = state.today
+    state.clock_s = max(state.clock_s, walls[(len(walls) - 1) // 2])
+    if state.today != day and state.license.sequence:
+        _entitle(state, events)
+        events.append(LicenseChanged(state.license.sequence))
+
+
+def _entitle(state: PoolState, events: list[Event]) -> None:
+    """Follow the license as it is today."""
+    granted = entitlements(state.license, state.pool, state.today)
+    servers = list(state.servers)
+    for feature in state.table.entitle(granted, servers, state.available()):
+        events.append(AllocationsChanged(feature))
+        pool = state.table.features.get(feature)
+        if pool is not None:
+            _serve(state, pool, events)
+
+
+def _drop_borrows(state: PoolState, server: str, events: list[Event]) -> None:
+    """What a server asked for is void once it is down or back again."""
+    for pool in state.table.features.values():
+        borrow = pool.pending.pop(server, None)
+        if borrow is not None:
+            events.append(BorrowEnded(pool.feature, server, borrow.id, exhausted=False))
+
+
+def _serve(state: PoolState, pool: FeaturePool, events: list[Event]) -> None:
+    """Seats that became available go to the borrows that wait, the oldest first."""
+    for borrow in sorted(pool.pending.values(), key=lambda b: (b.since, b.server)):
+        if borrow.reason is Reason.REQUEST or borrow.leader_gave:
+            _draw(state, pool, borrow, events)
+
+
+def _draw(state: PoolState, pool: FeaturePool, borrow: PendingBorrow, events: list[Event]) -> int:
+    """Take from the free pool, then from servers that are down and reclaimed (B5, B14)."""
+    moved = 0
+    for source in ("", *state.available()):
+        if borrow.want and source != borrow.server:
+            count = pool.free if not source else pool.allocations.get(source, 0)
+            moved += _give(pool, borrow, source, count, events)
+    return moved
+
+
+def _give(
+    pool: FeaturePool, borrow: PendingBorrow, source: str, count: int, events: list[Event]
+) -> int:
+    """Move up to `count` seats to a borrow; it ends when it has all it wants."""
+    count = min(count, borrow.want)
+    if not count:
+        return 0
+    pool.move(source, borrow.server, count)
+    borrow.want -= count
+    borrow.need = max(0, borrow.need - count)
+    events.append(AllocationsChanged(pool.feature))
+    if not borrow.want:
+        del pool.pending[borrow.server]
+        events.append(BorrowEnded(pool.feature, borrow.server, borrow.id, exhausted=False))
+    return count

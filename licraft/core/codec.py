@@ -1,0 +1,172 @@
+"""Commands and states as versioned bytes, in one canonical order.
+
+May import the rest of the core. The first byte is the format's version, the rest is
+compact JSON without field names; maps keep the order in which the log made them. Servers
+that applied the same log therefore have the same bytes, and a digest compares them.
+Decoding checks every type; it raises CodecError and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from datetime import date
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar
+
+from licraft.core.commands import COMMANDS, Command, Entry
+from licraft.core.state import PoolState
+
+VERSION = 1
+T = TypeVar("T")
+_KINDS: dict[str, type[Command]] = {kind.__name__: kind for kind in COMMANDS}
+
+
+class CodecError(ValueError):
+    """These bytes are not what this version of licraft writes."""
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """An entry as bytes."""
+    commands = [[type(command).__name__, _plain(command)] for command in entry.commands]
+    return _dump([entry.server, entry.incarnation, entry.serial, commands])
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry that these bytes are; raises CodecError."""
+    try:
+        server, incarnation, serial, commands = _load(data)
+        return Entry(
+            _read(str, server),
+            _read(int, incarnation),
+            _read(int, serial),
+            tuple(_read(_KINDS[kind], body) for kind, body in commands),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as fault:
+        raise CodecError(f"not a command of this version: {fault!r}") from fault
+
+
+def encode_state(state: PoolState) -> bytes:
+    """A state as bytes; equal states have equal bytes."""
+    return _dump(_plain(state))
+
+
+def decode_state(data: bytes) -> PoolState:
+    """The state that these bytes are; raises CodecError."""
+    try:
+        return _read(PoolState, _load(data))
+    except (ValueError, TypeError, KeyError, RecursionError) as fault:
+        raise CodecError(f"not a state of this version: {fault!r}") from fault
+
+
+def digest(state: PoolState) -> str:
+    """SHA-256 of the state's bytes, in hexadecimal: the same on every server at one index."""
+    return hashlib.sha256(encode_state(state)).hexdigest()
+
+
+def _dump(value: Any) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return bytes([VERSION]) + text.encode()
+
+
+def _load(data: bytes) -> Any:
+    if data[:1] != bytes([VERSION]):
+        raise CodecError(f"format version {data[:1].hex() or 'missing'}, expected {VERSION}")
+    return json.loads(data[1:])
+
+
+def _plain(value: Any) -> Any:
+    """A value as lists, objects, text and numbers: a dataclass is the list of its fields."""
+    if is_dataclass(value):
+        return [_plain(getattr(value, field.name)) for field in fields(value)]
+    if isinstance(value, dict):
+        return [[key, _plain(item)] for key, item in value.items()]
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    return value
+
+
+def _read(kind: type[T], plain: Any) -> T:
+    """The value of type `kind` that `plain` stands for; raises on any other shape."""
+    return typing.cast(T, _reader(typing.cast(Any, kind))(plain))
+
+
+@cache
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """How values of one type are read; made once for each type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is types.NoneType:
+        return _exactly(types.NoneType)
+    if origin in (types.UnionType, typing.Union):
+        return _optional([_reader(a) for a in arguments if a is not types.NoneType])
+    if origin is tuple:
+        return _tuple(arguments)
+    if origin is dict:
+        return _dict(_reader(arguments[0]), _reader(arguments[1]))
+    if is_dataclass(kind):
+        return _fields(typing.cast(type[Any], kind))
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind
+    if kind is date:
+        return date.fromisoformat
+    if kind is float:
+        return _number
+    return _exactly(kind)
+
+
+def _exactly(kind: type[Any]) -> Callable[[Any], Any]:
+    def read(plain: Any) -> Any:
+        if type(plain) is not kind:
+            raise CodecError(f"{plain!r} is not {kind.__name__}")
+        return plain
+
+    return read
+
+
+def _number(plain: Any) -> float:
+    if type(plain) not in (int, float):
+        raise CodecError(f"{plain!r} is not a number")
+    return float(plain)
+
+
+def _optional(readers: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    if len(readers) != 1:
+        raise TypeError("the codec reads optional values, not other unions")
+    read = readers[0]
+    return lambda plain: None if plain is None else read(plain)
+
+
+def _tuple(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
+    if arguments[-1] is Ellipsis:
+        each = _reader(arguments[0])
+        return lambda plain: tuple(each(item) for item in _list(plain))
+    readers = [_reader(argument) for argument in arguments]
+    return lambda plain: tuple(read(item) for read, item in zip(readers, _list(plain), strict=True))
+
+
+def _dict(key: Callable[[Any], Any], value: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda plain: {key(k): value(v) for k, v in (_list(pair) for pair in _list(plain))}
+
+
+def _fields(kind: type[Any]) -> Callable[[Any], Any]:
+    hints = typing.get_type_hints(kind)
+    readers = [_reader(hints[field.name]) for field in fields(kind)]
+
+    def read(plain: Any) -> Any:
+        values = [reader(v) for reader, v in zip(readers, _list(plain), strict=True)]
+        return kind(*values)
+
+    return read
+
+
+def _list(plain: Any) -> list[Any]:
+    if type(plain) is not list:
+        raise CodecError(f"{plain!r} is not a list")
+    return plain

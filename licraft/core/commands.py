@@ -1,0 +1,188 @@
+"""The commands that are committed: frozen values, one class for each.
+
+May import `license`. Every command is proposed inside an `Entry`, which names its
+server, that server's incarnation and, unless it is 0, the serial that makes proposing
+it again harmless. Source: pool protocol, sections 3 to 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from licraft.core.license import LicenseFile
+
+
+class Reason(StrEnum):
+    """Why a server borrows: it decides the order of the sources (B5 or B14)."""
+
+    REQUEST = "request"
+    FAILOVER = "failover"
+
+
+class Level(StrEnum):
+    """How hard a giver is asked: within its own threshold, or for all that is unused."""
+
+    OFFERED = "offered"
+    SPARE = "spare"
+    UNUSED = "unused"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A server of the pool: its name, the URL of its API, the address of its peer port."""
+
+    name: str
+    api: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class FormPool:
+    """Makes the pool: its members in priority order, its timings and its secret; once."""
+
+    pool: str
+    members: tuple[Member, ...]
+    lease_s: float
+    ttl_s: float
+    drift: float
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUp:
+    """`server` is back (or here for the first time) as `incarnation`, the next one."""
+
+    server: str
+    incarnation: int
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLease:
+    """`server` asks to go on acting; reports what is in use and its wall clock (seconds)."""
+
+    server: str
+    incarnation: int
+    serial: int
+    in_use: dict[str, int]
+    wall_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDown:
+    """The leader designates `server` as down, having waited on renewal `lease_serial` (R21)."""
+
+    server: str
+    incarnation: int
+    lease_serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """What `server` left at the down of log index `down_index` may now be borrowed (B5)."""
+
+    server: str
+    down_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Borrow:
+    """`server` lacks seats of `feature`: `need` at once, `want` to be sufficient again (B3).
+
+    `since` is the log index at which the oldest request behind it first borrowed, 0 for
+    this entry's own; the lower, the sooner it is served. With `hold` somebody goes on
+    waiting when the pool is exhausted.
+    """
+
+    id: str
+    feature: str
+    server: str
+    want: int
+    need: int
+    reason: Reason
+    since: int
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """`server` gives `count` seats, set aside beforehand, to a borrow or the free pool.
+
+    `to` is the borrowing server and `borrow` its borrow's id; both empty for the free
+    pool. A count of 0 answers a `Solicit` with nothing. `leader` marks the leader's own
+    gift, the first source that a borrow has among the servers (B5, B14).
+    """
+
+    feature: str
+    server: str
+    count: int
+    to: str
+    borrow: str
+    level: Level
+    leader: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Solicit:
+    """The leader asks `giver` for the seats that a borrow still lacks (B15)."""
+
+    feature: str
+    borrower: str
+    borrow: str
+    giver: str
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
+class EndBorrow:
+    """A borrow ends: `exhausted` says the leader found no more, else the borrower withdrew."""
+
+    feature: str
+    server: str
+    borrow: str
+    exhausted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InstallLicense:
+    """The redundant license file, verified by the server that proposes it (R10, R19)."""
+
+    license: LicenseFile
+
+
+Command = (
+    FormPool
+    | ServerUp
+    | RenewLease
+    | ServerDown
+    | Reclaim
+    | Borrow
+    | Release
+    | Solicit
+    | EndBorrow
+    | InstallLicense
+)
+
+COMMANDS: tuple[type[Command], ...] = (
+    FormPool,
+    ServerUp,
+    RenewLease,
+    ServerDown,
+    Reclaim,
+    Borrow,
+    Release,
+    Solicit,
+    EndBorrow,
+    InstallLicense,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one server proposes at once; `serial` 0 marks commands that are harmless twice."""
+
+    server: str
+    incarnation: int
+    serial: int
+    commands: tuple[Command, ...]

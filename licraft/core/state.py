@@ -1,0 +1,90 @@
+"""PoolState: everything that is replicated, and nothing else.
+
+May import `table`, `license` and `outcomes`. It is changed by `apply` alone. Source:
+pool protocol, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from enum import StrEnum
+
+from licraft.core.license import NO_LICENSE, LicenseFile
+from licraft.core.outcomes import Outcome
+from licraft.core.table import AllocationTable
+
+_UNIX_EPOCH_DAY = date(1970, 1, 1).toordinal()
+
+
+class ServerStatus(StrEnum):
+    """What the pool holds a server to be; a `new` one has never acted."""
+
+    NEW = "new"
+    UP = "up"
+    DOWN = "down"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class ServerState:
+    """One member of the pool.
+
+    `requests` and `results` are the serial and the outcomes of its last sequenced
+    entry. `down_index` is the log index of the `ServerDown` in force, else 0.
+    """
+
+    name: str
+    api: str
+    peer: str
+    incarnation: int = 0
+    status: ServerStatus = ServerStatus.NEW
+    threshold: float = 0.8
+    lease_serial: int = 0
+    in_use: dict[str, int] = field(default_factory=dict)
+    wall_s: int = 0
+    down_index: int = 0
+    reclaimed: bool = False
+    requests: int = 0
+    results: tuple[Outcome, ...] = ()
+
+    @property
+    def acts(self) -> bool:
+        """Whether its commands count."""
+        return self.status in (ServerStatus.UP, ServerStatus.DRAINING)
+
+    @property
+    def available(self) -> bool:
+        """Whether others may take its seats: it never acted, or was reclaimed."""
+        return self.status is ServerStatus.NEW or self.reclaimed
+
+
+@dataclass(slots=True)
+class PoolState:
+    """The replicated state of a pool; `servers` are in leader priority order."""
+
+    pool: str = ""
+    secret: str = field(default="", repr=False)
+    lease_s: float = 0.0
+    ttl_s: float = 0.0
+    drift: float = 0.0
+    servers: dict[str, ServerState] = field(default_factory=dict)
+    table: AllocationTable = field(default_factory=AllocationTable)
+    license: LicenseFile = NO_LICENSE
+    clock_s: int = 0
+    membership: int = 0
+    index: int = 0
+
+    @property
+    def formed(self) -> bool:
+        """Whether the pool has members and timings."""
+        return bool(self.servers)
+
+    @property
+    def today(self) -> date:
+        """The UTC day of the pool clock."""
+        return date.fromordinal(_UNIX_EPOCH_DAY + self.clock_s // 86_400)
+
+    def available(self) -> list[str]:
+        """The servers whose seats others may take, in priority order."""
+        return [server.name for server in self.servers.values() if server.available]
