@@ -7,6 +7,7 @@ refused in requests and ignored in answers. Times are seconds.
 
 from __future__ import annotations
 
+import builtins
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -19,7 +20,7 @@ MAX_TOKENS = 1000
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 ShortText = Annotated[str, Meta(max_length=128)]
-RequestId = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._:-]+$")]
+RequestId = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._:-]+$(?!\n)")]
 Token = Annotated[str, Meta(min_length=1, max_length=2048)]
 
 
@@ -73,7 +74,7 @@ class ServerList(Struct, frozen=True):
     """The leader priority list (R26): the order in which a client tries servers."""
 
     version: int
-    list: list[ServerEntry]
+    list: builtins.list[ServerEntry]
 
 
 class Authorization(Struct):

@@ -104,7 +104,13 @@ def _up(command: ServerUp, state: PoolState, index: int, events: list[Event]) ->
     if server is None or command.incarnation != server.incarnation + 1:
         return OVERTAKEN
     events.append(
-        ServerCameUp(server.name, command.incarnation, server.incarnation, server.reclaimed)
+        ServerCameUp(
+            server.name,
+            command.incarnation,
+            command.nonce,
+            server.incarnation,
+            server.reclaimed,
+        )
     )
     server.incarnation = command.incarnation
     server.status = ServerStatus.UP

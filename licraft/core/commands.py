@@ -51,11 +51,16 @@ class FormPool:
 
 @dataclass(frozen=True, slots=True)
 class ServerUp:
-    """`server` is back (or here for the first time) as `incarnation`, the next one."""
+    """`server` is back (or here for the first time) as `incarnation`, the next one.
+
+    `nonce` tells the process that proposed it from an earlier one of the same server,
+    whose ServerUp it may still find in the log.
+    """
 
     server: str
     incarnation: int
     threshold: float
+    nonce: str
 
 
 @dataclass(frozen=True, slots=True)

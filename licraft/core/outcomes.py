@@ -68,6 +68,7 @@ class ServerCameUp:
 
     server: str
     incarnation: int
+    nonce: str
     previous: int
     reclaimed: bool
 

@@ -15,7 +15,8 @@ _SLOT_S = 0.25
 class Authorization:
     """Seats of one feature that one client may use until `expires_s`.
 
-    `client` is (id, user, host, pid, app). Only `expires_s`, `heard_s` and the wheel's own `slot` change.
+    `client` is (id, user, host, pid, app). Only
+    `expires_s`, `heard_s` and the wheel's own `slot` change.
     """
 
     __slots__ = (
