@@ -196,6 +196,8 @@ class AsyncClient:
             raise
         finally:
             self._granting.discard(granting)
+        if self._closed:
+            self._abandon(granting)
         self._keeper.add(hold)
         return hold
 

@@ -226,6 +226,9 @@ class Keeper:
         waiting = batch
         confirm: dict[str, int] = {}
         for _ in range(MAX_CONFIRMATIONS):
+            # Also what makes a confirmation safe: only who is still valid when
+            # the answer has arrived sends one. It proves that nobody else can
+            # have been given the seat (pool protocol, section 10).
             waiting = [renewal for renewal in waiting if not renewal.hold.tenure().ended]
             if not waiting:
                 return []
@@ -292,9 +295,7 @@ class Keeper:
             case "renewed" | "adopted" | "converted":
                 self._renewed(renewal, url, sent_at, token, result)
             case "confirm" if result.down_index is not None:
-                # Only who is still valid when this answer arrives may confirm:
-                # the proof that nobody else was given the seat in between.
-                return not hold.tenure().ended
+                return True
             case "lost":
                 hold.lost(result.code or "lost")
             case _:

@@ -221,7 +221,9 @@ def _release(command: Release, state: PoolState, index: int, events: list[Event]
         _serve(state, pool, events)
         return Outcome(Effect.DONE, count)
     borrow = pool.pending.get(command.to)
-    if borrow is None or borrow.id != command.borrow or command.to == command.server or pool.over:
+    if borrow is None or borrow.id != command.borrow or pool.over:
+        return OVERTAKEN
+    if command.to == command.server and count:
         return OVERTAKEN
     if command.level is not Level.OFFERED:
         borrow.answered[command.server] = command.level

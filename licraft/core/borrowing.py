@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from licraft.core.commands import Level
+from licraft.core.commands import Level, Reason
 from licraft.core.table import FeaturePool, PendingBorrow
 
 
@@ -86,6 +86,8 @@ def next_step(
     within their thresholds, the leader before the others and the largest surplus before
     the smaller; then, only for what is needed at once, all that is unused.
     """
+    if borrow.server == leader and borrow.reason is Reason.FAILOVER and not borrow.leader_gave:
+        return Give(Level.SPARE)  # Nothing, to itself: the free pool and the down servers follow.
     givers = sorted(
         (name for name in spare if name not in (leader, borrow.server)),
         key=lambda name: -spare[name],

@@ -27,6 +27,7 @@ class Code(StrEnum):
     EXCLUDED = "excluded"
     LIMIT_REACHED = "limit_reached"
     NO_SEATS = "no_seats"
+    REMOVED = "removed"
     EXCEEDS_ENTITLEMENT = "exceeds_entitlement"
     STALE_SEQUENCE = "stale_sequence"
     INVALID_LICENSE = "invalid_license"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections import deque
@@ -53,7 +54,7 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.pool.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     def plan(self, path: str, *steps: Step) -> None:
         self.script.setdefault(path, deque()).extend(steps)
@@ -62,7 +63,9 @@ class FakeServer:
         return [body for asked, body in self.requests if asked == path]
 
     async def start(self) -> None:
-        self.listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.listener = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self.pool.tls
+        )
         self.port = self.listener.sockets[0].getsockname()[1]
 
     def stop(self) -> None:
@@ -158,7 +161,8 @@ class FakeServer:
 class FakePool:
     """Some fake servers on one background loop."""
 
-    def __init__(self, count: int = 3) -> None:
+    def __init__(self, count: int = 3, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.ttl = 60.0
         self.version = 1
         self.loop = asyncio.new_event_loop()

@@ -8,14 +8,20 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from client_fakes import Body, FakePool, Hang, Lose, Reply, eventually
 
 from licraft.cli.main import cli
+from licraft.vendor.codes import make_code, read_code
+from licraft.vendor.keys import write_keys
+from licraft.vendor.license_file import write_license_file
 
 ROOT = Path(__file__).parents[2]
 GRANT, BEAT, CHECKIN = "/v1/authorizations", "/v1/heartbeats", "/v1/checkins"
@@ -117,6 +123,16 @@ def line(process: subprocess.Popen[str]) -> str:
 def problem(status: int, code: str) -> Reply:
     return Reply(status, {"status": status, "code": code, "detail": f"says {code}"})
 
+
+LOST = Reply(
+    200,
+    lambda body: {
+        "results": [
+            {"id": token.split("|")[0], "status": "lost", "code": "no_seats"}
+            for token in body["tokens"]
+        ]
+    },
+)
 
 # Observing
 
@@ -233,6 +249,40 @@ def test_a_license_is_installed(
     assert said in result.output
     (sent,) = pool.members[0].calls("/v1/license")
     assert (sent["_method"], sent["text"]) == ("PUT", "sequence: 8\n")
+
+
+def signed_file(folder: Path, **changes: Any) -> str:
+    key = write_keys(folder)
+    codes = [
+        make_code(key, feature="cad", count=5, **changes),
+        make_code(key, feature="cam", count=5, expires=date(2020, 1, 1)),
+    ]
+    read = [read_code(code, [key.public]) for code in codes]
+    path = folder / "acme.lic"
+    path.write_text(write_license_file("acme", 7, read))
+    return str(path)
+
+
+def test_a_license_file_is_verified_without_a_server(tmp_path: Path) -> None:
+    file, key = signed_file(tmp_path, version="2026"), str(tmp_path / "vendor.pub")
+    result = licraft("license", "verify", file, "--key", key, "--pool", "acme")
+    assert result.exit_code == 0, result.output
+    assert "good, number 7, for pool acme" in result.stdout
+    shown = json.loads(licraft("license", "verify", file, "--key", key, "--json").stdout)
+    assert shown["sequence"] == 7
+    found = [(code["feature"], code["version"], code["status"]) for code in shown["codes"]]
+    assert found == [("cad", "2026", "valid"), ("cam", None, "expired")]
+
+
+def test_a_license_file_that_a_pool_would_refuse_is_exit_status_4(tmp_path: Path) -> None:
+    file, key = signed_file(tmp_path), str(tmp_path / "vendor.pub")
+    write_keys(tmp_path / "other")
+    other = str(tmp_path / "other" / "vendor.pub")
+    for arguments in (["--key", key, "--pool", "globex"], ["--key", other], ["--key", file]):
+        result = licraft("license", "verify", file, *arguments)
+        assert result.exit_code == 4, result.output
+        assert result.stderr.startswith("licraft: ")
+        assert result.stdout == ""
 
 
 # Holding
@@ -356,25 +406,34 @@ def test_exec_ends_the_command_when_the_seat_is_lost(pool: FakePool) -> None:
     assert "the seat of cad was lost: no license server answered in time; ending" in errors
 
 
-def test_exec_is_told_at_once_when_a_server_takes_the_seat(pool: FakePool) -> None:
-    alpha = pool.members[0]
-    alpha.plan(
-        BEAT,
-        Reply(
-            200,
-            lambda body: {
-                "results": [
-                    {"id": token.split("|")[0], "status": "lost", "code": "no_seats"}
-                    for token in body["tokens"]
-                ]
-            },
-        ),
-    )
+def test_exec_ends_the_command_when_a_server_takes_the_seat(pool: FakePool) -> None:
+    pool.members[0].plan(BEAT, LOST)
     pool.ttl = 3.0
     process = started("exec", "cad", "--", "sh", "-c", ENDLESS)
     status, _, errors = finished(process)
     assert status == 1
     assert "the seat of cad was lost: no_seats" in errors
+
+
+def test_exec_does_not_look_only_now_and_then(
+    pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The news of a loss wakes it: here it would look again only after 20 s."""
+    monkeypatch.setattr("licraft.cli.hold.LOOK_S", 60.0)
+    alpha = pool.members[0]
+    pool.ttl = 20.0
+    alpha.plan(GRANT, Reply(201, lambda body: {**alpha.authorization(body), "heartbeat": 1.0}))
+    alpha.plan(BEAT, LOST)
+    before = time.monotonic()
+    assert licraft("exec", "cad", "--", "sh", "-c", ENDLESS).exit_code == 1
+    assert time.monotonic() - before < 10
+
+
+def test_only_the_main_thread_takes_signals(pool: FakePool) -> None:
+    text = "grep -h SigBlk /proc/$PPID/task/*/status"
+    masks = finished(started("exec", "cad", "--", "sh", "-c", text))[1].split()[1::2]
+    assert len(masks) > 1
+    assert all(int(mask, 16) & 1 << signal.SIGTERM - 1 for mask in masks[1:])
 
 
 def test_exec_kills_a_command_that_does_not_end(pool: FakePool) -> None:
@@ -392,14 +451,17 @@ def test_exec_kills_a_command_that_does_not_end(pool: FakePool) -> None:
 def test_a_key_on_the_terminal_reaches_the_command_once(pool: FakePool) -> None:
     """On a terminal, Ctrl-C goes to the whole process group: it is not passed on again."""
     text = (
-        "import os, signal, sys, time\n"
-        "got = []\n"
-        "signal.signal(signal.SIGINT, lambda *_: got.append(1))\n"
+        "import os, signal, time\n"
+        "heard, noted = os.pipe()\n"
+        "os.set_blocking(noted, False)\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "signal.set_wakeup_fd(noted)\n"  # one byte for each signal, however close they come
         "print('ready', flush=True)\n"
-        "end = time.monotonic() + 20\n"
-        "while not got and time.monotonic() < end: time.sleep(0.01)\n"
+        "first = os.read(heard, 1)\n"
         "time.sleep(0.3)\n"
-        "print('got', len(got), flush=True)\n"
+        "os.set_blocking(heard, False)\n"
+        "os.write(noted, b'.')\n"
+        "print('got', len(os.read(heard, 100)), flush=True)\n"
     )
     pid, terminal = os.forkpty()
     if pid == 0:  # the command line itself, with a terminal of its own

@@ -1,0 +1,162 @@
+"""`licraft run`: one license server in the foreground, until SIGTERM or SIGINT.
+
+May import everything below: it puts the HTTP API in front of a license server. SIGTERM
+stops it in an orderly way; systemd is told when it is ready (`Type=notify`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import uvloop
+
+from licraft.api.access import Tokens
+from licraft.api.server import ApiServer
+from licraft.errors import SettingsError
+from licraft.server.lifecycle import RunningServer, start_server
+from licraft.settings import Settings, load_settings
+
+log = logging.getLogger("licraft")
+
+_STOP_S = 10.0
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The server's YAML file.",
+)
+def run(config: Path) -> None:
+    """Run one license server in the foreground.
+
+    \b
+    Examples:
+      licraft run --config /etc/licraft/alpha.yaml
+      LICRAFT_LOG_LEVEL=debug licraft run --config alpha.yaml
+
+    SIGTERM and Ctrl-C stop it in an orderly way: it hands leadership over and saves
+    what it has granted, so that it can grant again at once when it is back.
+    """
+    settings = load_settings(config, os.environ)
+    start_logging(settings)
+    uvloop.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """Run a server until a signal ends it; raises what kept it from starting."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.info("nothing to re-read yet on SIGHUP"))
+    tokens = read_tokens(settings)
+    running = await start_server(settings)
+    try:
+        tls = settings.api_tls
+        api = ApiServer(
+            running.server,
+            settings.api_host,
+            settings.api_port,
+            tls=(tls.cert, tls.key) if tls else None,
+            tokens=tokens,
+        )
+        await api.start()
+        log.info("%s serves on %s:%d", settings.server, settings.api_host, api.port)
+        try:
+            await _until_stopped(running, stop)
+        finally:
+            notify("STOPPING=1")
+            await running.stop()
+            await api.stop()
+    except BaseException:
+        await running.stop()
+        raise
+    log.info("%s has stopped", settings.server)
+
+
+async def _until_stopped(running: RunningServer, stop: asyncio.Event) -> None:
+    """Tell systemd once the server is part of the pool, then wait for the signal."""
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        while not waiting.done():
+            status = running.server.status()
+            if status not in ("starting", "no_quorum"):
+                notify(f"READY=1\nSTATUS={status}")
+                break
+            await asyncio.wait([waiting], timeout=0.1)
+        await waiting
+    finally:
+        waiting.cancel()
+
+
+def read_tokens(settings: Settings) -> Tokens | None:
+    """The access tokens from their files; None where the configuration says `tokens: none`."""
+    if settings.tokens is None:
+        return None
+    values = {}
+    for key, path in (("admin", settings.tokens.admin), ("client", settings.tokens.client)):
+        try:
+            values[key] = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as fault:
+            raise SettingsError(
+                f"tokens.{key}", [f"{path} cannot be read: {fault}; `licraft init` makes one"]
+            ) from fault
+    try:
+        return Tokens.of(values["admin"], values["client"])
+    except ValueError as fault:
+        raise SettingsError("tokens", [str(fault)]) from fault
+
+
+def notify(state: str) -> None:
+    """Tell systemd, where it listens (sd_notify(3)); a failure to do so is not ours to report."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as fault:
+            log.warning("systemd was not notified: %s", fault)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line."""
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to stderr in the configured format, from the configured level up."""
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    # PySyncObj and the HTTP stack speak of their own internals below this.
+    for name in ("pysyncobj", "uvicorn", "asyncio", "httpx"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))

@@ -1,0 +1,68 @@
+"""The desk where one feature's seats are given out: who waits, and what is being borrowed.
+
+May import the core. Only values; what is done with them stands in `grants` and
+`borrower`. Source: pool protocol, sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from licraft.core.commands import Reason
+from licraft.core.outcomes import Code
+from licraft.core.record import Authorization
+from licraft.server.tokens import ClientFields
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A request that gets no seats, and why."""
+
+    code: Code
+
+
+Decision = Authorization | Denial
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A request in the queue; `asked` once a borrow was made with it in mind."""
+
+    id: str
+    count: int
+    client: ClientFields
+    reason: Reason
+    deadline_s: float
+    patience_s: float
+    decision: asyncio.Future[Decision]
+    asked: bool = False
+
+
+@dataclass(slots=True)
+class Desk:
+    """One feature on this server.
+
+    `set_aside` seats are promised to another server by a `Release` that is under way.
+    `borrow` is the id of this server's borrow, `asking` whether the leader still looks
+    for seats for it; `since` its place in the pool's order (a log index).
+    """
+
+    feature: str
+    set_aside: int = 0
+    queue: deque[Waiting] = field(default_factory=deque)
+    denied: int = 0
+    borrow: str = ""
+    asking: bool = False
+    hold: bool = False
+    since: int = 0
+    not_before_s: float = 0.0
+    received_s: float = float("-inf")
+    allocated: int = 0
+    in_use_before: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """The seats that the queue asks for."""
+        return sum(waiting.count for waiting in self.queue)

@@ -1,0 +1,235 @@
+"""Granting, renewing and releasing seats from this server's own allocation, in memory.
+
+May import the core and this room. A request that finds no seat joins its feature's
+queue, first come, first served: while somebody waits, nobody who came later is served,
+so that a request for many seats is not starved by requests for one. Source: pool
+protocol, section 5; claims R7a, B30, B31.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from licraft.core.commands import Reason
+from licraft.core.leases import expiry
+from licraft.core.outcomes import Code
+from licraft.core.record import Authorization, Record
+from licraft.core.state import PoolState
+from licraft.server.clock import Clock
+from licraft.server.desk import Decision, Denial, Desk, Waiting
+from licraft.server.pool import ReplicatedPool
+from licraft.server.record_log import RecordLog, SavedRecord
+from licraft.server.tokens import ClientFields, TokenMint
+
+MAX_AUTHORIZATIONS = 2_000_000
+MAX_QUEUE = 10_000
+
+
+class Grants:
+    """The record of distribution of one server and the desks that fill it."""
+
+    def __init__(
+        self, server: str, pool: ReplicatedPool, clock: Clock, record_log: RecordLog
+    ) -> None:
+        self._server = server
+        self._pool = pool
+        self._clock = clock
+        self._log = record_log
+        self._mint: TokenMint | None = None
+        self._minted_for = ""
+        self.incarnation = 0
+        self.record = Record()
+        self.desks: dict[str, Desk] = {}
+        self.changed: dict[str, Authorization | None] = {}
+        self.on_freed: Callable[[Desk], None] = _ignore
+        self.may_act: Callable[[], bool] = _never
+
+    @property
+    def state(self) -> PoolState:
+        """The replicated state, to be read."""
+        return self._pool.state
+
+    @property
+    def mint(self) -> TokenMint:
+        """The pool's tokens."""
+        secret = self.state.secret
+        if self._mint is None or self._minted_for != secret:
+            self._mint = TokenMint(bytes.fromhex(secret))
+            self._minted_for = secret
+        return self._mint
+
+    def desk(self, feature: str) -> Desk:
+        """The desk of a feature of the table."""
+        desk = self.desks.get(feature)
+        if desk is None:
+            desk = self.desks[feature] = Desk(feature)
+        return desk
+
+    def allocation(self, feature: str) -> int:
+        """The seats of a feature that this server manages (B33)."""
+        pool = self.state.table.features.get(feature)
+        return pool.allocations.get(self._server, 0) if pool else 0
+
+    def unused(self, desk: Desk) -> int:
+        """The seats that may be granted or given now.
+
+        While more is deployed than the license grants, there are none: seats retire
+        as they come back and are not granted again.
+        """
+        pool = self.state.table.features.get(desk.feature)
+        if pool is None or pool.over:
+            return 0
+        return self.returnable(desk)
+
+    def returnable(self, desk: Desk) -> int:
+        """The seats that nobody holds and that are not promised to anybody."""
+        in_use = self.record.in_use.get(desk.feature, 0)
+        return max(0, self.allocation(desk.feature) - in_use - desk.set_aside)
+
+    def request(
+        self, desk: Desk, id: str, count: int, client: ClientFields
+    ) -> Authorization | None:
+        """Grant at once if nobody waits and the seats are here."""
+        if desk.queue or count > self.unused(desk):
+            return None
+        return self.grant(desk.feature, id, count, client)
+
+    def enqueue(
+        self,
+        desk: Desk,
+        id: str,
+        count: int,
+        client: ClientFields,
+        reason: Reason,
+        wait_s: float,
+        patience_s: float,
+    ) -> asyncio.Future[Decision]:
+        """Join the queue for `wait_s` seconds, or `patience_s` while seats are being borrowed."""
+        decision: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        now = self._clock.now()
+        if len(desk.queue) >= MAX_QUEUE:
+            decision.set_result(Denial(Code.OVERLOADED))
+            return decision
+        deadline_s = now + wait_s
+        desk.queue.append(
+            Waiting(
+                id, count, client, reason, deadline_s, max(deadline_s, now + patience_s), decision
+            )
+        )
+        return decision
+
+    def grant(self, feature: str, id: str, count: int, client: ClientFields) -> Authorization:
+        """Put an authorization on record; its caller has seen that the seats are here."""
+        token = self.mint.seal(id, feature, count, self._server, self.incarnation, client)
+        return self.readmit(feature, id, count, client, token)
+
+    def readmit(
+        self, feature: str, id: str, count: int, client: ClientFields, token: str
+    ) -> Authorization:
+        """Put back on record what an earlier incarnation had granted, under its own token."""
+        now = self._clock.now()
+        authorization = Authorization(id, feature, count, token, client, self._clock.wall())
+        self._log.granted(authorization)
+        self.record.grant(authorization, now, self._expiry(now))
+        self.changed[id] = authorization
+        return authorization
+
+    def renew(self, authorization: Authorization) -> None:
+        """Note a heartbeat."""
+        now = self._clock.now()
+        self.record.renew(authorization, now, self._expiry(now))
+
+    def release(self, id: str) -> Authorization | None:
+        """Take an authorization off the record; its seats go to whoever waits."""
+        authorization = self.record.release(id)
+        if authorization is not None:
+            self._log.ended(id)
+            self.changed[id] = None
+            desk = self.desk(authorization.feature)
+            self.serve(desk)
+            self.on_freed(desk)
+        return authorization
+
+    def serve(self, desk: Desk) -> None:
+        """Grant to the head of the queue as long as its seats are here."""
+        queue = desk.queue
+        while queue:
+            head = queue[0]
+            if head.decision.done():
+                queue.popleft()
+                continue
+            if head.count > self.unused(desk) or not self.may_act():
+                return
+            queue.popleft()
+            # A repeated request may have been granted under the same id meanwhile.
+            known = self.record.get(head.id)
+            if known is None:
+                known = self.grant(desk.feature, head.id, head.count, head.client)
+            elif not same_request(known, desk.feature, head.count, head.client):
+                head.decision.set_result(Denial(Code.INVALID_REQUEST))
+                continue
+            head.decision.set_result(known)
+
+    def deny(self, desk: Desk, over: Callable[[Waiting], bool], code: Code) -> None:
+        """Deny the requests of the queue of which `over` is true."""
+        staying = []
+        for waiting in desk.queue:
+            if waiting.decision.done():
+                continue
+            if over(waiting):
+                desk.denied += code is Code.NO_SEATS
+                waiting.decision.set_result(Denial(code))
+            else:
+                staying.append(waiting)
+        desk.queue.clear()
+        desk.queue.extend(staying)
+
+    def expire(self) -> None:
+        """Take what was not renewed in time off the record."""
+        freed: dict[str, Desk] = {}
+        for authorization in self.record.expire(self._clock.now()):
+            self._log.ended(authorization.id)
+            self.changed[authorization.id] = None
+            freed[authorization.feature] = self.desk(authorization.feature)
+        for desk in freed.values():
+            self.serve(desk)
+            self.on_freed(desk)
+
+    def begin(self, incarnation: int, saved: SavedRecord | None) -> None:
+        """Act as `incarnation`, with a record that was saved, if it may be believed."""
+        self.incarnation = incarnation
+        now = self._clock.now()
+        if saved is not None:
+            for authorization in saved.authorizations:
+                self.record.grant(authorization, now, self._expiry(now))
+                self.changed[authorization.id] = authorization
+        self._log.start(incarnation, self.record)
+
+    def forget(self) -> None:
+        """Drop the whole record: the pool has reclaimed its seats."""
+        for authorization in self.record:
+            self.changed[authorization.id] = None
+        self.record.clear()
+
+    def compact(self) -> None:
+        """Begin the record's file anew when most of it is over."""
+        if self._log.outgrown(len(self.record)):
+            self._log.start(self.incarnation, self.record)
+
+    def _expiry(self, now: float) -> float:
+        return expiry(now, self.state.ttl_s, self.state.drift)
+
+
+def same_request(a: Authorization, feature: str, count: int, client: ClientFields) -> bool:
+    """Whether an authorization is what this request, repeated, had been granted."""
+    return a.feature == feature and a.count == count and a.client[0] == client[0]
+
+
+def _ignore(desk: Desk) -> None:
+    """Nobody listens yet."""
+
+
+def _never() -> bool:
+    """Without a lease nothing may be granted."""
+    return False

@@ -1,0 +1,150 @@
+"""Building one license server from its settings, starting it and stopping it.
+
+May import this room, the replication room, the vendor room, settings and `errors`.
+What answers HTTP is put in front of it by `licraft.cli.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from licraft.core.commands import Member
+from licraft.errors import DataError
+from licraft.replication.pysyncobj_engine import (
+    EngineConfig,
+    PeerTls,
+    PySyncObjEngine,
+    start_engine,
+    stop_process,
+)
+from licraft.server.license_server import LicenseServer, ServerConfig
+from licraft.server.pool import ReplicatedPool
+from licraft.settings import Settings
+from licraft.vendor.keys import load_trusted_keys
+
+log = logging.getLogger(__name__)
+
+_COLLECT_S = 1.0
+
+
+def prepare_data_dir(path: Path) -> None:
+    """Make the data directory, for its owner only; raises DataError saying what is wrong."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as fault:
+        raise DataError(f"data_dir {path}: cannot be made: {fault.strerror}") from fault
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise DataError(f"data_dir {path}: this user may not read and write it")
+
+
+class RunningServer:
+    """A license server with its engine, ticking on the running event loop."""
+
+    def __init__(self, server: LicenseServer, engine: PySyncObjEngine) -> None:
+        self.server = server
+        self.engine = engine
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(server.run()), loop.create_task(_tend_garbage())]
+        self._tasks[0].add_done_callback(_stop_if_failed)
+
+    async def stop(self) -> None:
+        """Stop in an orderly way: hand over, save the record, leave the pool."""
+        self._tasks[1].cancel()
+        self._tasks[0].cancel()
+        await self.server.stop()
+        await self.engine.close()
+
+
+async def start_server(settings: Settings) -> RunningServer:
+    """Start one license server; raises DataError, SettingsError, LicenseError, InvariantBroken.
+
+    Missing vendor keys and license files are no error: the server then says so.
+    """
+    prepare_data_dir(settings.data_dir)
+    keys, missing = load_trusted_keys(settings.vendor_keys)
+    for path in missing:
+        log.warning("vendor key %s does not exist yet: its codes will not be trusted", path)
+    config = ServerConfig(
+        pool=settings.pool,
+        server=settings.server,
+        members=tuple(Member(s.name, s.api, s.peer) for s in settings.servers),
+        data_dir=settings.data_dir,
+        lease_s=settings.lease_s,
+        ttl_s=settings.ttl_s,
+        drift=settings.drift,
+        threshold=settings.threshold,
+        vendor_keys=tuple(keys),
+        license_file=settings.license_file,
+    )
+    tls = settings.peer_tls
+    engine_config = EngineConfig(
+        pool=settings.pool,
+        server=settings.server,
+        members={s.name: s.peer for s in settings.servers},
+        data_dir=settings.data_dir,
+        tls=PeerTls(tls.ca, tls.cert, tls.key) if tls else None,
+        listen=f"{_bracketed(settings.peer_host)}:{settings.peer_port}",
+    )
+    return await assemble(config, engine_config)
+
+
+async def assemble(
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    on_fatal: Callable[[BaseException], None] = stop_process,
+) -> RunningServer:
+    """Hang a license server on an engine; the two know each other only by their contracts."""
+    pool = ReplicatedPool()
+    server: LicenseServer | None = None
+
+    async def answer(peer: str, body: bytes) -> bytes:
+        if server is None:
+            raise DataError("the server is still starting")
+        return await server.answer(peer, body)
+
+    def changed() -> None:
+        if server is not None:
+            server.engine_changed()
+
+    engine = await start_engine(engine_config, pool, answer, changed, on_fatal=on_fatal)
+    try:
+        server = LicenseServer(config, pool, engine)
+    except BaseException:
+        await engine.close()
+        raise
+    return RunningServer(server, engine)
+
+
+async def _tend_garbage() -> None:
+    """Collect young garbage often and leave what is old alone.
+
+    A full collection looks at every live authorization and would stop the server for
+    tens of milliseconds with 200,000 of them. What survives a young collection is frozen:
+    it is freed by its reference count as usual, and never looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        while True:
+            await asyncio.sleep(_COLLECT_S)
+            gc.collect(1)
+            gc.freeze()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def _stop_if_failed(task: asyncio.Task[None]) -> None:
+    """A server whose clock work failed must not go on answering."""
+    if not task.cancelled() and (fault := task.exception()) is not None:
+        stop_process(fault)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,230 @@
+"""What a license server shows: its state as the bodies of the `GET` calls.
+
+May import the core, `wire` and this room. Reads only.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from licraft import __version__
+from licraft.core.license import CodeStatus, code_statuses
+from licraft.core.priority import priority_list
+from licraft.core.state import PoolState, ServerStatus
+from licraft.core.table import FeaturePool
+from licraft.server.license_keeper import text_digest
+from licraft.server.reports import LinesAnswer
+from licraft.wire import (
+    AllocationView,
+    AuthorizationList,
+    AuthorizationView,
+    BorrowingView,
+    ClientInfo,
+    CodeView,
+    FeatureView,
+    LicenseDocument,
+    LicenseView,
+    PoolView,
+    ServerView,
+)
+
+if TYPE_CHECKING:
+    from licraft.server.license_server import LicenseServer
+
+
+def iso(wall_s: float) -> str:
+    """A time as `2026-11-21T12:00:00Z`."""
+    return datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def pool_view(server: LicenseServer) -> PoolView:
+    """`GET /v1/pool`."""
+    state = server.state
+    status = server.engine.status()
+    servers = [
+        ServerView(
+            name=member.name,
+            role="leader" if member.name == status.leader else "follower",
+            state=member.status,
+            url=member.api,
+            incarnation=member.incarnation,
+            lease_remaining=round(server.lease.remaining_s(server.clock.now()), 3)
+            if member.name == server.name
+            else None,
+            in_use=sum(in_use(server, member.name).values()),
+            allocated=sum(
+                pool.allocations.get(member.name, 0) for pool in state.table.features.values()
+            ),
+        )
+        for member in state.servers.values()
+    ]
+    return PoolView(
+        pool=state.pool or server.config.pool,
+        server=server.name,
+        state=server.status(),
+        leader=status.leader,
+        term=status.term,
+        applied_index=status.applied_index,
+        priority=[place.name for place in priority_list(state, status.leader)],
+        servers=servers,
+        license=LicenseView(state.license.sequence, text_digest(state.license.text)),
+        trouble=server.trouble(),
+        version=__version__,
+    )
+
+
+def in_use(server: LicenseServer, name: str) -> dict[str, int]:
+    """What is in use at a server: its own record here, else what it last reported."""
+    if name == server.name:
+        return server.grants.record.in_use
+    return server.state.servers[name].in_use
+
+
+def feature_view(server: LicenseServer, feature: str) -> FeatureView:
+    """`GET /v1/features/F`; `waiting` and `denied` are this server's own."""
+    state = server.state
+    pool = state.table.features[feature]
+    desk = server.grants.desks.get(feature)
+    servers = {
+        member.name: AllocationView(
+            allocated=pool.allocations.get(member.name, 0),
+            in_use=in_use(server, member.name).get(feature, 0),
+            target=pool.target.get(member.name, 0) if pool.target is not None else None,
+            threshold=member.threshold if pool.threshold is None else pool.threshold,
+        )
+        for member in state.servers.values()
+    }
+    return FeatureView(
+        feature=feature,
+        version=pool.version,
+        entitled=pool.entitled,
+        deployed=pool.deployed,
+        free=pool.free,
+        in_use=sum(view.in_use for view in servers.values()),
+        commuters=pool.commuters,
+        waiting=len(desk.queue) if desk else 0,
+        denied=desk.denied if desk else 0,
+        starts=_day(pool.starts),
+        expires=_day(pool.expires),
+        status=pool.status,
+        borrowing=BorrowingView(pool.borrowing, len(pool.pending)),
+        servers=servers,
+    )
+
+
+def authorization_list(parts: dict[str, LinesAnswer], limit: int) -> AuthorizationList:
+    """`GET /v1/authorizations`, from each server's part."""
+    lines = [
+        AuthorizationView(
+            id=line.id,
+            feature=line.feature,
+            count=line.count,
+            client=ClientInfo(*line.client),
+            server=server,
+            granted_at=iso(line.granted_at_s),
+            last_heartbeat=iso(line.heard_at_s),
+        )
+        for server, part in parts.items()
+        for line in part.lines
+    ]
+    return AuthorizationList(
+        authorizations=lines[:limit],
+        truncated=len(lines) > limit or any(part.truncated for part in parts.values()),
+        as_of={
+            server: None if part.as_of_s is None else iso(part.as_of_s)
+            for server, part in parts.items()
+        },
+    )
+
+
+def license_document(state: PoolState) -> LicenseDocument:
+    """`GET /v1/license`."""
+    statuses = code_statuses(state.license, state.pool, state.today)
+    codes = [
+        CodeView(
+            id=code.id,
+            vendor=code.vendor,
+            feature=code.feature,
+            version=code.version,
+            count=code.count,
+            starts=_day(code.starts),
+            expires=_day(code.expires),
+            pool=code.pool,
+            status=status,
+            options=dict(code.options),
+        )
+        for code, status in zip(state.license.codes, statuses, strict=True)
+    ]
+    return LicenseDocument(state.license.sequence, state.license.text, codes)
+
+
+def license_fault(pool: FeaturePool) -> str:
+    """Why a feature grants nothing, for people."""
+    match pool.status:
+        case CodeStatus.EXPIRED:
+            return f"its license expired on {pool.expires}; ask the vendor for a new code"
+        case CodeStatus.NOT_STARTED:
+            return f"its license starts on {pool.starts}"
+        case CodeStatus.OTHER_POOL:
+            return "its license code is bound to another pool"
+        case CodeStatus.BAD_SIGNATURE:
+            return "its license code is not signed by a trusted vendor"
+        case CodeStatus.REMOVED:
+            return "it is no longer in the license file"
+        case _:
+            return f"its license code is {pool.status}"
+
+
+def status_detail(server: LicenseServer) -> str:
+    """This server's state in a sentence."""
+    match server.status():
+        case "serving":
+            left_s = server.lease.remaining_s(server.clock.now())
+            return f"holds its lease for another {left_s:.1f} s"
+        case "recovering":
+            return f"grants nothing for another {server.recovering_s():.0f} s: its record was lost"
+        case "no_quorum":
+            return "does not hold its lease: it hears no majority of the pool"
+        case "draining":
+            return "is stopping"
+        case _:
+            leader = server.engine.status().leader
+            return f"is joining the pool; leader: {leader or 'none yet'}"
+
+
+def trouble(server: LicenseServer) -> list[str]:
+    """What an administrator should look at, one line each."""
+    state, config = server.state, server.config
+    lines = []
+    if server.status() != "serving":
+        lines.append(f"{server.name} {status_detail(server)}")
+    lines += [
+        f"server {member.name} is down"
+        + (": its seats may be borrowed" if member.reclaimed else ": its seats are kept for it")
+        for member in state.servers.values()
+        if member.status is ServerStatus.DOWN
+    ]
+    if state.formed:
+        ours = (config.lease_s, config.ttl_s, config.drift)
+        pools = (state.lease_s, state.ttl_s, state.drift)
+        for key, mine, theirs in zip(("lease", "ttl", "drift"), ours, pools, strict=True):
+            if mine != theirs:
+                lines.append(
+                    f"{server.name} is configured with {key} {mine:g}, the pool was formed "
+                    f"with {theirs:g}, which counts"
+                )
+        if not state.license.sequence:
+            lines.append("no license is installed: licraft license install FILE")
+    for pool in state.table.features.values():
+        if pool.status is not CodeStatus.VALID:
+            lines.append(f"{pool.feature}: {license_fault(pool)}")
+        elif pool.expires and (pool.expires - state.today).days <= 30:
+            lines.append(f"{pool.feature}: its license expires on {pool.expires}")
+        if pool.over:
+            lines.append(f"{pool.feature}: over by {pool.over}, falling as seats come back")
+    return lines + server.keeper.trouble
+
+
+def _day(day: date | None) -> str | None:
+    return day.isoformat() if day else None
