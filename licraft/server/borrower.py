@@ -43,13 +43,16 @@ class Borrower:
     def consider(self, desk: Desk, reason: Reason = Reason.REQUEST) -> None:
         """Borrow if this server is insufficient or somebody waits; called by each request."""
         pool = self._grants.state.table.features.get(desk.feature)
-        if pool is None or not self._grants.may_act():
+        if pool is None:
             return
         in_use = self._grants.record.in_use.get(desk.feature, 0)
         allocation = pool.allocations.get(self._server, 0)
+        enough = not desk.queue and not insufficient(in_use, allocation, self.threshold(pool))
+        if (enough and not desk.borrow) or not self._grants.may_act():
+            return
         if desk.borrow and not desk.asking and not desk.queue:
             self._withdraw(desk)
-        if not desk.queue and not insufficient(in_use, allocation, self.threshold(pool)):
+        if enough:
             return
         self._ask(desk, pool, in_use, allocation, reason)
 
@@ -98,7 +101,7 @@ class Borrower:
     def offer(self, desk: Desk) -> None:
         """Seats came free: retire what is too many, or give them to who waits elsewhere."""
         pool = self._grants.state.table.features.get(desk.feature)
-        if pool is None or not self._grants.may_act():
+        if pool is None or not (pool.pending or pool.over) or not self._grants.may_act():
             return
         if pool.over:
             count = min(pool.over, self._grants.returnable(desk))

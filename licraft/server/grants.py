@@ -77,10 +77,11 @@ class Grants:
         While more is deployed than the license grants, there are none: seats retire
         as they come back and are not granted again.
         """
-        pool = self.state.table.features.get(desk.feature)
+        pool = self._pool.state.table.features.get(desk.feature)
         if pool is None or pool.over:
             return 0
-        return self.returnable(desk)
+        in_use = self.record.in_use.get(desk.feature, 0)
+        return max(0, pool.allocations.get(self._server, 0) - in_use - desk.set_aside)
 
     def returnable(self, desk: Desk) -> int:
         """The seats that nobody holds and that are not promised to anybody."""

@@ -10,18 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import uuid
+import os
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
-import msgspec
-
-from licraft.core.commands import FormPool, Member, Reason, RenewLease, ServerUp
-from licraft.core.leases import recovery_end
-from licraft.core.license import CodeStatus, covers
+from licraft.core.commands import Reason
+from licraft.core.license import CodeStatus
 from licraft.core.outcomes import (
     AllocationsChanged,
     Applied,
@@ -35,32 +29,26 @@ from licraft.core.outcomes import (
     ServerWentDown,
     Solicited,
 )
-from licraft.core.priority import list_version, priority_list
 from licraft.core.record import Authorization
 from licraft.core.state import PoolState
-from licraft.core.table import FeaturePool
-from licraft.errors import (
-    InvariantBroken,
-    LicenseError,
-    NotExecuted,
-    OutcomeUnknown,
-    PeerUnreachable,
-)
+from licraft.errors import LicenseError, NotExecuted, OutcomeUnknown, PeerUnreachable
 from licraft.replication.engine import Engine
 from licraft.server import views
+from licraft.server.answers import Answers
 from licraft.server.borrower import Borrower
 from licraft.server.clock import Clock, SystemClock
+from licraft.server.config import ServerConfig
 from licraft.server.desk import Decision, Denial, Desk
+from licraft.server.failover import Failover
 from licraft.server.grants import MAX_AUTHORIZATIONS, Grants, same_request
 from licraft.server.leader import Leader
-from licraft.server.lease import Lease
 from licraft.server.license_keeper import LicenseKeeper
 from licraft.server.pool import ReplicatedPool
 from licraft.server.proposer import Proposer
 from licraft.server.record_log import RecordLog, SavedRecord, boot_id
 from licraft.server.reports import LIST_LIMIT, Reports
-from licraft.server.tokens import ClientFields, TokenFields
-from licraft.vendor.keys import VendorPublicKey
+from licraft.server.standing import Standing
+from licraft.server.tokens import ClientFields
 from licraft.wire import Authorization as Granted
 from licraft.wire import (
     AuthorizationList,
@@ -78,16 +66,13 @@ from licraft.wire import (
     PoolView,
     Problem,
     Readiness,
-    ServerEntry,
-    ServerList,
 )
+
+__all__ = ["LicenseServer", "ServerConfig"]
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 0.2
-_UP_RETRY_S = 0.5
 _REPORT_S = 1.0
-_MAX_REMOVED = 10_000
 _NOBODY: ClientFields = ("", "", "", 0, "")
 
 CheckoutResult = tuple[int, Granted | Problem]
@@ -95,29 +80,8 @@ HeartbeatsResult = tuple[int, HeartbeatAnswer | Problem]
 CheckinResult = tuple[int, CheckinAnswer | Problem]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerConfig:
-    """What one license server is told; times in seconds, `members` in priority order.
-
-    The pool's own timings are those of the server that formed it; `tick_s` is how often
-    this server looks at its clock.
-    """
-
-    pool: str
-    server: str
-    members: tuple[Member, ...]
-    data_dir: Path
-    lease_s: float = 3.0
-    ttl_s: float = 60.0
-    drift: float = 0.01
-    threshold: float = 0.8
-    vendor_keys: tuple[VendorPublicKey, ...] = ()
-    license_file: Path | None = None
-    tick_s: float = 0.05
-
-
 class LicenseServer:
-    """The license service of one server; `tick` must be called every `tick_s`."""
+    """The license service of one server; `tick` must be called every `config.tick_s`."""
 
     def __init__(
         self,
@@ -127,17 +91,21 @@ class LicenseServer:
         clock: Clock | None = None,
         boot: str | None = None,
     ) -> None:
+        """Take part in the pool by `engine`, which replicates `pool`.
+
+        `clock` and `boot` (the kernel's boot id) are the machine's unless given.
+        """
+        name = config.server
         self.config = config
         self.pool_machine = pool
         self.engine = engine
         self.clock = clock or SystemClock()
-        name = config.server
         self._boot = boot_id() if boot is None else boot
         self._record_log = RecordLog(config.data_dir / "record.log", self._boot)
         self._saved: SavedRecord | None = self._record_log.load()
-        self.lease = Lease()
-        self.grants = Grants(name, pool, self.clock, self._record_log)
         self.proposer = Proposer(name, engine)
+        self.standing = Standing(config, pool, engine, self.proposer, self.clock)
+        self.grants = Grants(name, pool, self.clock, self._record_log)
         self.borrower = Borrower(name, self.grants, self.proposer, self.clock)
         self.leader = Leader(name, pool, self.proposer, self.borrower, self.clock, engine.status)
         self.keeper = LicenseKeeper(
@@ -148,24 +116,16 @@ class LicenseServer:
             config.data_dir / "license.yaml",
             config.license_file,
         )
-        self.reports = Reports(name, engine, self.grants, self.clock, self._strike)
-        self.grants.may_act = self.may_grant
+        self.answers = Answers(name, self.standing, self.keeper)
+        self.failover = Failover(name, self.grants, self.borrower, self.standing, self.answers)
+        self.reports = Reports(name, engine, self.grants, self.clock, self.failover.strike)
+        self.grants.may_act = self.standing.may_grant
         self.grants.on_freed = self.borrower.offer
-        self._up = False
-        # The same until this process is up: a repeated ServerUp must be known as its own.
-        self._nonce = secrets.token_hex(8)
-        self._stopping = False
-        self._recovering_until_s = float("-inf")
-        self._due = {"up": 0.0, "renew": 0.0, "report": 0.0}
+        self._report_due_s = 0.0
         self._reporting: asyncio.Task[None] | None = None
-        self._renewing: asyncio.Task[None] | None = None
-        self._removed: dict[str, None] = {}
-        self._granted_at = (0, "")
-        self._servers = msgspec.Raw(b"")
-        self._servers_version = -1
         pool.on_applied = self._applied
         pool.on_restored = self._restored
-        self.refresh()
+        self.engine_changed()
 
     @property
     def state(self) -> PoolState:
@@ -177,65 +137,52 @@ class LicenseServer:
         """This server's name."""
         return self.config.server
 
-    def acts(self) -> bool:
-        """Whether this server may renew what it granted: it is up and its lease runs."""
-        return self._up and self.lease.runs(self.clock.now())
-
-    def recovering(self) -> bool:
-        """Whether it may have granted seats that it no longer knows of."""
-        return self.clock.now() < self._recovering_until_s
-
-    def recovering_s(self) -> float:
-        """How long it still recovers."""
-        return max(0.0, self._recovering_until_s - self.clock.now())
-
     def may_grant(self) -> bool:
         """Whether it may give seats away, to clients or to other servers."""
-        return self.acts() and not self._stopping and not self.recovering()
+        return self.standing.may_grant()
 
     def status(self) -> str:
-        """This server in one word: starting, stopping, no_quorum, recovering or serving."""
-        if self._stopping:
-            return "draining"
-        if not self._up:
-            return "starting" if self._recovering_until_s == float("-inf") else "no_quorum"
-        if not self.acts():
-            return "no_quorum"
-        return "recovering" if self.recovering() else "serving"
+        """This server in one word: starting, draining, no_quorum, recovering or serving."""
+        return self.standing.word()
 
     # -- client calls ---------------------------------------------------------------
 
     def checkout(self, request: CheckoutRequest) -> CheckoutResult | Awaitable[CheckoutResult]:
         """Grant seats: 201, or 200 for a repeated `id`, or a problem."""
-        refusal = self._refusal()
-        if refusal is not None:
-            return refusal.status, refusal
-        pool = self.state.table.features.get(request.feature)
-        unlicensed = self._unlicensed(request.feature, pool, request.version)
-        if unlicensed is not None or pool is None:
-            return _answer(unlicensed or self._unknown(request.feature))
-        client = _client(request.client)
-        if request.id is not None:
-            known = self.grants.record.get(request.id)
+        if not self.standing.may_grant():
+            refusal = self.answers.refusal()
+            if refusal is not None:
+                return refusal.status, refusal
+        feature, count = request.feature, request.count
+        pool = self.state.table.features.get(feature)
+        if pool is None:
+            return _answer(self.answers.unknown(feature, self.state))
+        unlicensed = self.answers.unlicensed(pool, request.version)
+        if unlicensed is not None:
+            return _answer(unlicensed)
+        client = _client(request.client) if request.client else _NOBODY
+        grants = self.grants
+        id = request.id
+        if id is None:
+            id = os.urandom(16).hex()
+        else:
+            known = grants.record.get(id)
             if known is not None:
                 return self._repeated(known, request, client)
-        id = request.id or str(uuid.uuid4())
-        desk = self.grants.desk(request.feature)
-        if len(self.grants.record) >= MAX_AUTHORIZATIONS:
-            return _answer(self._denied(desk, Code.OVERLOADED))
-        granted = self.grants.request(desk, id, request.count, client)
+        desk = grants.desk(feature)
+        if len(grants.record) >= MAX_AUTHORIZATIONS:
+            return self._denied(desk, Code.OVERLOADED)
+        granted = grants.request(desk, id, count, client)
         if granted is not None:
             self.borrower.consider(desk)
-            return 201, self._granted(granted)
-        hopeless = request.count > pool.deployed or (
-            request.wait == 0 and bool(desk.queue) and bool(desk.borrow) and not desk.asking
-        )
-        if hopeless:
+            return 201, self.answers.granted(granted, self.state.ttl_s)
+        # A request that will not wait is not queued behind those who are waiting already.
+        behind = request.wait == 0 and bool(desk.queue and desk.borrow) and not desk.asking
+        if count > pool.deployed or behind:
             desk.denied += 1
-            return _answer(self._denied(desk, Code.NO_SEATS))
-        decision = self.grants.enqueue(
-            desk, id, request.count, client, Reason.REQUEST, request.wait, self.state.lease_s
-        )
+            return self._denied(desk, Code.NO_SEATS)
+        patience_s = self.state.lease_s
+        decision = grants.enqueue(desk, id, count, client, Reason.REQUEST, request.wait, patience_s)
         self.borrower.consider(desk)
         return self._decided(desk, decision)
 
@@ -243,25 +190,25 @@ class LicenseServer:
         self, request: HeartbeatRequest
     ) -> HeartbeatsResult | Awaitable[HeartbeatsResult]:
         """Renew what a client holds; what another server granted becomes a request (R9)."""
-        if not self.acts() or self._stopping:
-            refusal = self._refusal()
-            if refusal is not None:
-                return refusal.status, refusal
+        refusal = self.answers.refusal(recovering_too=False)
+        if refusal is not None:
+            return refusal.status, refusal
         results: list[HeartbeatResult | Awaitable[HeartbeatResult]] = []
         waits = False
-        find, renew, ttl = self.grants.record.find, self.grants.renew, self.state.ttl_s
+        find, renew, ttl_s = self.grants.record.find, self.grants.renew, self.state.ttl_s
         for token in request.tokens:
             authorization = find(token)
             if authorization is not None:
                 renew(authorization)
-                results.append(HeartbeatResult(authorization.id, "renewed", ttl))
+                results.append(HeartbeatResult(authorization.id, "renewed", ttl_s))
                 continue
-            result = self._moved(token)
+            result = self.failover.heartbeat(token)
             waits = waits or not isinstance(result, HeartbeatResult)
             results.append(result)
         if waits:
             return self._gathered(results, request.servers_version)
-        return 200, self._heartbeats(cast(list[HeartbeatResult], results), request.servers_version)
+        done = cast(list[HeartbeatResult], results)
+        return 200, self.answers.heartbeats(done, request.servers_version)
 
     def checkin(self, request: CheckinRequest) -> CheckinResult | Awaitable[CheckinResult]:
         """Give seats back; those of another server are passed on to it."""
@@ -301,16 +248,16 @@ class LicenseServer:
     def feature(self, name: str) -> FeatureView | Problem:
         """One feature, or 404 `unknown_feature`."""
         if name not in self.state.table.features:
-            return self._unknown(name)
+            return self.answers.unknown(name, self.state)
         return views.feature_view(self, name)
 
     async def authorizations(
         self, feature: str | None, user: str | None, server: str | None
     ) -> AuthorizationList | Problem:
         """The pool's authorizations, each server's part by its own word where it answers."""
-        names = [server] if server else list(self.state.servers)
         if server and server not in self.state.servers:
             return Problem(404, Code.NOT_FOUND, f"no server {server} in this pool", field="server")
+        names = [server] if server else list(self.state.servers)
         parts = await asyncio.gather(
             *(self.reports.lines(name, feature or "", user or "") for name in names)
         )
@@ -318,18 +265,14 @@ class LicenseServer:
 
     async def remove_authorization(self, id: str) -> Problem | None:
         """End an authorization on whichever server granted it; None when done."""
-        if self._strike(id):
+        if self.failover.strike(id):
             return None
         found, silent = await self.reports.strike_anywhere(self.state.servers, id)
         if found:
             return None
         if silent:
-            return Problem(
-                503,
-                Code.OUTCOME_UNKNOWN,
-                f"no server that answered holds {id}; no answer from {', '.join(silent)}",
-                retry_after=1.0,
-            )
+            detail = f"no server that answered holds {id}; no answer from {', '.join(silent)}"
+            return Problem(503, Code.OUTCOME_UNKNOWN, detail, retry_after=1.0)
         return Problem(404, Code.NOT_FOUND, f"no authorization {id} in this pool")
 
     def license(self) -> LicenseDocument:
@@ -338,7 +281,7 @@ class LicenseServer:
 
     async def install_license(self, text: str) -> Installed | Problem:
         """Verify a redundant license file and commit it."""
-        refusal = self._refusal(recovering_too=False)
+        refusal = self.answers.refusal(recovering_too=False)
         if refusal is not None:
             return refusal
         try:
@@ -348,42 +291,39 @@ class LicenseServer:
             sequence = self.state.license.sequence
             return Problem(status, fault.code, str(fault), sequence=sequence)
         except NotExecuted as fault:
-            return self._problem(503, Code.NO_QUORUM, f"not installed: {fault}", retry_after=1.0)
+            return self.answers.elsewhere(Code.NO_QUORUM, f"not installed: {fault}")
         except OutcomeUnknown as fault:
-            return Problem(503, Code.OUTCOME_UNKNOWN, f"perhaps installed: {fault}")
+            return self.answers.elsewhere(Code.OUTCOME_UNKNOWN, f"perhaps installed: {fault}")
         return Installed(sequence, self.state.index)
 
     def readiness(self) -> Readiness:
         """Whether this server holds its lease and may grant."""
         return Readiness(self.may_grant(), self.status(), views.status_detail(self))
 
-    def trouble(self) -> list[str]:
-        """What an administrator should look at, one line each."""
-        return views.trouble(self)
-
     # -- life ---------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Do what time makes due; called every `tick_s`."""
-        now = self.clock.now()
-        if not self._up:
-            self._come_up(now)
-        elif now >= self._due["renew"] and self._renewing is None:
-            self._renew(now)
-        acts = self.acts()
-        if not acts:
-            self._turn_away(Code.NO_QUORUM)
-        elif not self.recovering():
+        """Do what time makes due; called every `config.tick_s`."""
+        self.standing.tick()
+        if self.standing.renewal_due():
+            for desk in self.grants.desks.values():
+                self.borrower.sample(desk)
+            self.standing.renew({f: n for f, n in self.grants.record.in_use.items() if n})
+        may_grant = self.may_grant()
+        if may_grant:
             self.keeper.offer()
+        elif not self.standing.acts():
+            self._turn_away(Code.NO_QUORUM)
         self.grants.expire()
         self.grants.compact()
         for desk in list(self.grants.desks.values()):
             self.borrower.tick(desk)
-        self.leader.tick(acts=acts and not self.recovering())
-        if self._up and now >= self._due["report"] and self._reporting is None:
-            self._due["report"] = now + _REPORT_S
+        self.leader.tick(acts=may_grant)
+        now = self.clock.now()
+        if self.standing.up and now >= self._report_due_s and self._reporting is None:
+            self._report_due_s = now + _REPORT_S
             self._reporting = asyncio.get_running_loop().create_task(self.reports.report())
-            self._reporting.add_done_callback(self._report_done)
+            self._reporting.add_done_callback(self._reported)
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -397,40 +337,26 @@ class LicenseServer:
 
     async def stop(self) -> None:
         """Stop in an orderly way: grant no more, hand leadership over, save the record."""
-        self._stopping = True
+        self.standing.stop()
         self._turn_away(Code.DRAINING)
         status = self.engine.status()
-        if status.leads:
-            for name in self.state.servers:
-                if name in status.connected:
-                    try:
-                        await self.engine.transfer(name)
-                    except NotExecuted:
-                        continue
-                    break
-        for task in (self._reporting, self._renewing):
-            if task is not None:
-                task.cancel()
+        for name in self.state.servers if status.leads else ():
+            if name in status.connected:
+                try:
+                    await self.engine.transfer(name)
+                except NotExecuted as fault:
+                    log.info("leadership was not handed to %s: %s", name, fault)
+                    continue
+                break
+        if self._reporting is not None:
+            self._reporting.cancel()
         self.proposer.close()
-        if self._up:
+        if self.standing.up:
             self._record_log.close_orderly()
 
     def engine_changed(self) -> None:
         """The leader, the term or a connection changed."""
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Make the leader priority list anew (R26)."""
-        status = self.engine.status()
-        version = list_version(self.state, status.leader, status.term)
-        if version == self._servers_version:
-            return
-        places = [
-            ServerEntry(p.name, p.api, "leader" if p.leads else "follower", p.status)
-            for p in priority_list(self.state, status.leader)
-        ]
-        self._servers = msgspec.Raw(msgspec.json.encode(ServerList(version, places)))
-        self._servers_version = version
+        self.answers.refresh(self.state, self.engine.status())
 
     # -- what the log brings ------------------------------------------------------------
 
@@ -438,49 +364,40 @@ class LicenseServer:
         """Follow a committed entry: the distribution criteria sync message, among others (B6)."""
         self.proposer.note(applied)
         self.leader.note(applied)
-        seek = False
+        me = self.name
         for event in applied.events:
             match event:
                 case PoolFormed():
-                    self.refresh()
+                    self.engine_changed()
                 case ServerCameUp():
                     self._came_up(event)
                 case ServerWentDown(server=server):
-                    self.refresh()
-                    if server == self.name:
-                        self._went_down()
-                case LeaseRenewed(server=server, serial=serial) if server == self.name and self._up:
-                    self.lease.renewed(serial, self.state.lease_s)
+                    self._went_down(server)
+                case LeaseRenewed(server=server, serial=serial) if server == me:
+                    self.standing.renewed(serial)
                 case AllocationsChanged(feature=feature):
                     self._allocated(feature)
-                case BorrowEnded(server=server) if server == self.name:
+                case BorrowEnded(server=server) if server == me:
                     self.borrower.ended(event)
-                case Solicited(giver=giver) if giver == self.name:
+                case Solicited(giver=giver) if giver == me:
                     self.borrower.give(event)
                 case LicenseChanged():
                     self.keeper.changed()
-                case BorrowOpened():
-                    seek = True
-                case _:
+                case BorrowOpened() | _:
                     pass
-        if seek or applied.events:
-            self._seek()
+        if applied.events and self.may_grant():
+            self.leader.pump()
 
     def _restored(self) -> None:
         """The state was replaced by a snapshot: entries were skipped, look at all of it."""
         self.proposer.note_restored(self.state)
-        self.refresh()
         me = self.state.servers.get(self.name)
-        if self._up and (me is None or me.incarnation != self.grants.incarnation or not me.acts):
-            self._went_down()
+        if me is None or me.incarnation != self.standing.incarnation or not me.acts:
+            self._went_down(self.name)
+        self.engine_changed()
         for feature in self.state.table.features:
             self._allocated(feature)
         self.keeper.changed()
-
-    def _seek(self) -> None:
-        """As the leader, look at once for seats that borrows lack."""
-        if self.may_grant():
-            self.leader.pump()
 
     def _allocated(self, feature: str) -> None:
         """This server's seats of a feature may have changed: update the record of them (B33)."""
@@ -493,37 +410,29 @@ class LicenseServer:
         self.borrower.offer(desk)
 
     def _came_up(self, event: ServerCameUp) -> None:
-        self.refresh()
-        if event.server != self.name:
+        """A server is up; if it is this one, decide what it knows of what it had granted."""
+        self.engine_changed()
+        if event.server != self.name or not self.standing.is_mine(event):
             return
-        if event.nonce != self._nonce:
-            if self._up:
-                raise InvariantBroken(
-                    f"another process came up as {self.name}, incarnation {event.incarnation}: "
-                    "two servers run under one name; stop one of them"
-                )
-            return
-        first = self.grants.incarnation == 0
+        first = self.standing.incarnation == 0
         saved, self._saved = self._saved, None
-        if not first:
+        if event.reclaimed:
+            # Nobody relies on what it granted any more, and the seats may be elsewhere.
+            self.grants.forget()
             saved = None
-            if event.reclaimed:
-                self.grants.forget()
-        elif event.reclaimed or event.previous == 0:
-            # Nothing of it can be relied upon: it was waited for, or never was.
-            saved = None
+        elif not first or event.previous == 0:
+            saved = None  # Its record is in memory, or it never granted anything.
         elif saved is None or not saved.trusted(event.previous, self._boot):
             saved = None
-            self._recovering_until_s = recovery_end(
-                self.clock.now(), self.state.ttl_s, self.state.drift
+            self.standing.recover()
+            log.warning(
+                "%s does not know what it had granted: it recovers for %.0f s",
+                self.name,
+                self.standing.recovering_s(),
             )
-            log.warning("recovering for %.0f s: this server's record was lost", self.recovering_s())
-        self.proposer.begin(event.incarnation)
+        self.standing.came_up(event.incarnation)
         self.borrower.reset()
-        self.lease.begin()
         self.grants.begin(event.incarnation, saved)
-        self._up = True
-        self._due["renew"] = 0.0
         log.info(
             "%s is up as incarnation %d with %d authorizations",
             self.name,
@@ -531,247 +440,62 @@ class LicenseServer:
             len(self.grants.record),
         )
 
-    def _went_down(self) -> None:
-        """The pool took this server for down; it comes back as the next incarnation."""
-        if self._up:
-            log.warning("%s was designated as down; coming back", self.name)
-        self._up = False
-        self._nonce = secrets.token_hex(8)
-        self.lease.begin()
-        self._turn_away(Code.NO_QUORUM)
+    def _went_down(self, server: str) -> None:
+        self.engine_changed()
+        if server == self.name:
+            self.standing.went_down()
+            self._turn_away(Code.NO_QUORUM)
 
-    def _come_up(self, now: float) -> None:
-        """Form the pool if there is none, then propose to be up as the next incarnation."""
-        status = self.engine.status()
-        if now < self._due["up"] or status.leader is None or self._stopping:
-            return
-        self._due["up"] = now + _UP_RETRY_S
-        config = self.config
-        if not self.state.formed:
-            if status.leads:
-                form = FormPool(
-                    config.pool,
-                    config.members,
-                    config.lease_s,
-                    config.ttl_s,
-                    config.drift,
-                    secrets.token_hex(32),
-                )
-                self.proposer.attempt(form)
-                self._due["up"] = now + _RETRY_S
-            return
-        me = self.state.servers.get(self.name)
-        if me is None:
-            log.error("%s is no member of pool %s; check `servers`", self.name, self.state.pool)
-            return
-        self.proposer.attempt(
-            ServerUp(self.name, me.incarnation + 1, config.threshold, self._nonce)
-        )
-
-    def _renew(self, now: float) -> None:
-        """Propose the next renewal of the lease, with what is in use (R23)."""
-        serial = self.lease.propose(now)
-        in_use = {f: n for f, n in self.grants.record.in_use.items() if n}
-        for desk in self.grants.desks.values():
-            self.borrower.sample(desk)
-        third_s = self.state.lease_s / 3
-        self._due["renew"] = now + third_s
-        before = self.lease.until_s
-        command = RenewLease(
-            self.name, self.grants.incarnation, serial, in_use, int(self.clock.wall())
-        )
-        attempt = self.proposer.attempt(command, timeout_s=third_s)
-        self._renewing = attempt
-
-        def done(_: asyncio.Task[None]) -> None:
-            self._renewing = None
-            if self.lease.until_s == before:
-                self._due["renew"] = min(self._due["renew"], self.clock.now() + _RETRY_S)
-
-        attempt.add_done_callback(done)
-
-    def _report_done(self, task: asyncio.Task[None]) -> None:
+    def _reported(self, task: asyncio.Task[None]) -> None:
         self._reporting = None
         if not task.cancelled() and task.exception() is not None:
             log.error("the report to the leader failed", exc_info=task.exception())
 
-    # -- answers ------------------------------------------------------------------------
+    # -- answers that take time ---------------------------------------------------------
 
-    def _refusal(self, recovering_too: bool = True) -> Problem | None:
-        """Why nothing may be granted here now, with the list of where to go instead."""
-        if self._stopping:
-            return self._problem(503, Code.DRAINING, f"{self.name} is stopping", retry_after=1.0)
-        if not self.acts():
-            detail = f"{self.name} does not hold its lease: it hears no majority of the pool"
-            return self._problem(503, Code.NO_QUORUM, detail, retry_after=1.0)
-        if recovering_too and self.recovering():
-            left_s = self.recovering_s()
-            detail = f"{self.name} lost its record in a crash and recovers for {left_s:.0f} s"
-            return self._problem(503, Code.RECOVERING, detail, retry_after=left_s)
-        return None
-
-    def _problem(
-        self, status: int, code: Code, detail: str, retry_after: float | None = None
-    ) -> Problem:
-        servers = cast(ServerList, self._servers)
-        return Problem(status, code, detail, retry_after=retry_after, servers=servers)
-
-    def _unknown(self, feature: str) -> Problem:
-        known = ", ".join(sorted(self.state.table.features)[:20]) or "none: no license is installed"
-        detail = f"no feature {feature!r} in this pool; it has {known}"
-        return Problem(404, Code.UNKNOWN_FEATURE, detail, field="feature")
-
-    def _unlicensed(
-        self, feature: str, pool: FeaturePool | None, version: str | None
-    ) -> Problem | None:
-        """Why a feature grants nothing, or None."""
+    def _denied(self, desk: Desk, code: Code) -> CheckoutResult:
+        pool = self.state.table.features.get(desk.feature)
         if pool is None:
-            return self._unknown(feature)
-        if pool.status is CodeStatus.VALID:
-            if not covers(pool.version, version):
-                detail = f"{feature} is licensed up to version {pool.version}, not {version}"
-            elif not self.keeper.trusts(feature):
-                detail = f"{feature}: {self.name} cannot verify its license code"
-            else:
-                return None
-        else:
-            detail = f"{feature}: {views.license_fault(pool)}"
-        return Problem(403, Code.NOT_LICENSED, detail)
-
-    def _denied(self, desk: Desk, code: Code) -> Problem:
-        if code is Code.NO_SEATS:
-            view = views.feature_view(self, desk.feature)
-            return Problem(
-                409,
-                code,
-                f"{desk.feature}: {view.in_use} of {view.deployed} seats are in use",
-                in_use=view.in_use,
-                deployed=view.deployed,
-                waiting=len(desk.queue),
-            )
-        if code is Code.OVERLOADED:
-            detail = f"{desk.feature}: too many requests wait here"
-            return self._problem(429, code, detail, retry_after=1.0)
-        if code is Code.INVALID_REQUEST:
-            return Problem(400, code, "another request used this id", field="id")
-        return self._refusal() or self._problem(
-            503, code, f"{self.name} could not grant in time", retry_after=1.0
-        )
-
-    def _granted(self, a: Authorization) -> Granted:
-        ttl_s = self.state.ttl_s
-        second = int(a.granted_at_s)
-        if second != self._granted_at[0]:
-            self._granted_at = (second, views.iso(a.granted_at_s))
-        return Granted(
-            a.id,
-            a.token,
-            a.feature,
-            a.count,
-            self.name,
-            ttl_s,
-            ttl_s / 3,
-            self._granted_at[1],
-            cast(ServerList, self._servers),
-        )
+            return _answer(self.answers.unknown(desk.feature, self.state))
+        if code is Code.NO_SEATS and pool.status is not CodeStatus.VALID:
+            return _answer(self.answers.unlicensed(pool, None) or Problem(409, code, ""))
+        in_use = sum(views.in_use(self, name).get(desk.feature, 0) for name in self.state.servers)
+        return _answer(self.answers.denied(code, pool, in_use, len(desk.queue)))
 
     def _repeated(
         self, known: Authorization, request: CheckoutRequest, client: ClientFields
     ) -> CheckoutResult:
         """A checkout whose answer was lost gets the same authorization, valid from now."""
         if not same_request(known, request.feature, request.count, client):
-            return _answer(
-                Problem(400, Code.INVALID_REQUEST, "another request used this id", field="id")
-            )
+            return self._denied(self.grants.desk(request.feature), Code.INVALID_REQUEST)
         self.grants.renew(known)
-        return 200, self._granted(known)
+        return 200, self.answers.granted(known, self.state.ttl_s)
 
     async def _decided(self, desk: Desk, decision: asyncio.Future[Decision]) -> CheckoutResult:
-        """Wait for the queue's decision; a client that goes away leaves the queue."""
+        """Wait for the queue's decision; a client that goes away leaves the queue.
+
+        What was granted but cannot be answered stays on record until it expires: the
+        same request, repeated, may have been answered with it.
+        """
         result = await decision
         if isinstance(result, Denial):
-            return _answer(self._denied(desk, result.code))
-        if not self.acts():
+            return self._denied(desk, result.code)
+        if not self.standing.acts():
             # Paused between the grant and now: its answer must not leave without a lease.
-            self.grants.release(result.id)
-            return _answer(self._denied(desk, Code.NO_QUORUM))
+            return self._denied(desk, Code.NO_QUORUM)
         self.borrower.consider(desk)
-        return 201, self._granted(result)
-
-    def _moved(self, token: str) -> HeartbeatResult | Awaitable[HeartbeatResult]:
-        """A heartbeat for what is not on record under this token (R8, R9)."""
-        fields = self.grants.mint.open(token)
-        if fields is None:
-            return HeartbeatResult("", "lost", code=Code.NOT_AUTHORIZED)
-        known = self.grants.record.get(fields.id)
-        if known is not None:
-            if not same_request(known, fields.feature, fields.count, fields.client):
-                return HeartbeatResult(fields.id, "lost", code=Code.NOT_AUTHORIZED)
-            self.grants.renew(known)
-            return self._converted(known)
-        if fields.id in self._removed:
-            return HeartbeatResult(fields.id, "lost", code=Code.REMOVED)
-        if self.recovering():
-            return self._recovered(fields, token)
-        pool = self.state.table.features.get(fields.feature)
-        unlicensed = self._unlicensed(fields.feature, pool, None)
-        if unlicensed is not None:
-            return HeartbeatResult(fields.id, "lost", code=unlicensed.code)
-        desk = self.grants.desk(fields.feature)
-        granted = self.grants.request(desk, fields.id, fields.count, fields.client)
-        if granted is not None:
-            self.borrower.consider(desk, Reason.FAILOVER)
-            return self._converted(granted)
-        decision = self.grants.enqueue(
-            desk,
-            fields.id,
-            fields.count,
-            fields.client,
-            Reason.FAILOVER,
-            0.0,
-            self.state.lease_s / 2,
-        )
-        self.borrower.consider(desk, Reason.FAILOVER)
-        return self._conversion(fields, decision)
-
-    def _recovered(self, fields: TokenFields, token: str) -> HeartbeatResult:
-        """While recovering, the tokens of an earlier incarnation rebuild its record."""
-        desk = self.grants.desk(fields.feature)
-        if fields.server != self.name or fields.count > self.grants.returnable(desk):
-            return HeartbeatResult(fields.id, "pending", retry_after=1.0)
-        known = self.grants.readmit(fields.feature, fields.id, fields.count, fields.client, token)
-        return HeartbeatResult(known.id, "renewed", self.state.ttl_s)
-
-    def _converted(self, a: Authorization) -> HeartbeatResult:
-        return HeartbeatResult(a.id, "converted", self.state.ttl_s, a.token, self.name)
-
-    async def _conversion(
-        self, fields: TokenFields, decision: asyncio.Future[Decision]
-    ) -> HeartbeatResult:
-        """The outcome of a heartbeat that became a request and has to wait for a borrow."""
-        result = await decision
-        if isinstance(result, Authorization):
-            return self._converted(result)
-        issuer = self.state.servers.get(fields.server)
-        may_return = issuer is not None and fields.server != self.name and not issuer.reclaimed
-        if may_return or result.code is not Code.NO_SEATS:
-            return HeartbeatResult(fields.id, "pending", retry_after=1.0)
-        return HeartbeatResult(fields.id, "lost", code=result.code)
+        return 201, self.answers.granted(result, self.state.ttl_s)
 
     async def _gathered(
         self, results: Iterable[HeartbeatResult | Awaitable[HeartbeatResult]], version: int
     ) -> HeartbeatsResult:
+        """Wait for the results that have to wait for a borrow."""
         done = [r if isinstance(r, HeartbeatResult) else await r for r in results]
-        if not self.acts():
-            # The lease ran out while a borrow was waited for: nothing may be confirmed.
-            refusal = self._refusal()
-            if refusal is not None:
-                return refusal.status, refusal
-        return 200, self._heartbeats(done, version)
-
-    def _heartbeats(self, results: list[HeartbeatResult], version: int) -> HeartbeatAnswer:
-        newer = self._servers_version > version
-        return HeartbeatAnswer(results, cast(ServerList, self._servers) if newer else None)
+        # If the lease ran out meanwhile nothing may be confirmed.
+        refusal = self.answers.refusal(recovering_too=False)
+        if refusal is not None:
+            return refusal.status, refusal
+        return 200, self.answers.heartbeats(done, version)
 
     async def _passed_on(
         self, elsewhere: dict[str, list[str]], released: list[str], unknown: list[str]
@@ -786,15 +510,6 @@ class LicenseServer:
             unknown += [id for id in ids if id not in struck]
         return 200, CheckinAnswer(released, unknown)
 
-    def _strike(self, id: str) -> bool:
-        """Take an authorization off the record; its heartbeats are `lost` from now on."""
-        if self.grants.release(id) is None:
-            return False
-        self._removed[id] = None
-        if len(self._removed) > _MAX_REMOVED:
-            del self._removed[next(iter(self._removed))]
-        return True
-
     def _turn_away(self, code: Code) -> None:
         """Send everybody who waits to another server."""
         for desk in self.grants.desks.values():
@@ -806,5 +521,5 @@ def _answer(problem: Problem) -> tuple[int, Problem]:
     return problem.status, problem
 
 
-def _client(info: ClientInfo | None) -> ClientFields:
-    return (info.id, info.user, info.host, info.pid, info.app) if info else _NOBODY
+def _client(info: ClientInfo) -> ClientFields:
+    return info.id, info.user, info.host, info.pid, info.app

@@ -22,7 +22,8 @@ from licraft.replication.pysyncobj_engine import (
     start_engine,
     stop_process,
 )
-from licraft.server.license_server import LicenseServer, ServerConfig
+from licraft.server.config import ServerConfig
+from licraft.server.license_server import LicenseServer
 from licraft.server.pool import ReplicatedPool
 from licraft.settings import Settings
 from licraft.vendor.keys import load_trusted_keys

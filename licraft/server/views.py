@@ -5,16 +5,17 @@ May import the core, `wire` and this room. Reads only.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING
 
 from licraft import __version__
 from licraft.core.license import CodeStatus, code_statuses
 from licraft.core.priority import priority_list
 from licraft.core.state import PoolState, ServerStatus
-from licraft.core.table import FeaturePool
+from licraft.server.answers import license_fault
 from licraft.server.license_keeper import text_digest
 from licraft.server.reports import LinesAnswer
+from licraft.server.times import iso
 from licraft.wire import (
     AllocationView,
     AuthorizationList,
@@ -33,11 +34,6 @@ if TYPE_CHECKING:
     from licraft.server.license_server import LicenseServer
 
 
-def iso(wall_s: float) -> str:
-    """A time as `2026-11-21T12:00:00Z`."""
-    return datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def pool_view(server: LicenseServer) -> PoolView:
     """`GET /v1/pool`."""
     state = server.state
@@ -49,7 +45,7 @@ def pool_view(server: LicenseServer) -> PoolView:
             state=member.status,
             url=member.api,
             incarnation=member.incarnation,
-            lease_remaining=round(server.lease.remaining_s(server.clock.now()), 3)
+            lease_remaining=round(server.standing.lease_remaining_s(), 3)
             if member.name == server.name
             else None,
             in_use=sum(in_use(server, member.name).values()),
@@ -69,7 +65,7 @@ def pool_view(server: LicenseServer) -> PoolView:
         priority=[place.name for place in priority_list(state, status.leader)],
         servers=servers,
         license=LicenseView(state.license.sequence, text_digest(state.license.text)),
-        trouble=server.trouble(),
+        trouble=trouble(server),
         version=__version__,
     )
 
@@ -159,31 +155,15 @@ def license_document(state: PoolState) -> LicenseDocument:
     return LicenseDocument(state.license.sequence, state.license.text, codes)
 
 
-def license_fault(pool: FeaturePool) -> str:
-    """Why a feature grants nothing, for people."""
-    match pool.status:
-        case CodeStatus.EXPIRED:
-            return f"its license expired on {pool.expires}; ask the vendor for a new code"
-        case CodeStatus.NOT_STARTED:
-            return f"its license starts on {pool.starts}"
-        case CodeStatus.OTHER_POOL:
-            return "its license code is bound to another pool"
-        case CodeStatus.BAD_SIGNATURE:
-            return "its license code is not signed by a trusted vendor"
-        case CodeStatus.REMOVED:
-            return "it is no longer in the license file"
-        case _:
-            return f"its license code is {pool.status}"
-
-
 def status_detail(server: LicenseServer) -> str:
     """This server's state in a sentence."""
     match server.status():
         case "serving":
-            left_s = server.lease.remaining_s(server.clock.now())
+            left_s = server.standing.lease_remaining_s()
             return f"holds its lease for another {left_s:.1f} s"
         case "recovering":
-            return f"grants nothing for another {server.recovering_s():.0f} s: its record was lost"
+            left_s = server.standing.recovering_s()
+            return f"grants nothing for another {left_s:.0f} s: its record was lost"
         case "no_quorum":
             return "does not hold its lease: it hears no majority of the pool"
         case "draining":

@@ -114,8 +114,9 @@ def test_a_feature_without_a_valid_code_is_listed_and_grants_nothing() -> None:
         ("1.10", "1.9", True),  # numbers, not text
         ("1.9", "1.10", False),
         ("10", "9", True),
-        ("1.beta", "1.0", False),
-        ("1.0", "1.beta", True),
+        ("1.beta", "1.0", True),  # text comes after 0 and before 1
+        ("1.beta", "1.1", False),
+        ("1.1", "1.beta", True),
         (" 2026 ", "2026.1", True),
     ],
 )

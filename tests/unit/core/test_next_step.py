@@ -154,7 +154,7 @@ def test_a_leader_that_borrows_for_failover_gets_the_free_pool_too() -> None:
     """B14: leader, free pool, down servers; here the leader is the one that lacks seats."""
     pool = licensed(20, "beta:10", FOUR)
     pool.borrow("alpha", want=3, reason=Reason.FAILOVER)
-    hunt(pool, "alpha", "alpha", {})
+    assert hunt(pool, "alpha", "alpha", {}) == ["alpha gives 0 spare", "served"]
     assert pool.seats() == {"free": 7, "alpha": 3, "beta": 10}
 
 
@@ -197,6 +197,8 @@ def oracle(
     passed: set[tuple[str, Level]],
 ) -> Step:
     """The first of the plan that is neither answered nor passed over."""
+    if borrow.reason is Reason.FAILOVER and borrow.server == leader and not borrow.leader_gave:
+        return Give(SPARE)  # B14 puts the leader first, even if it is the one that borrows
     answers = {s: [lv] if lv is SPARE else [SPARE, UNUSED] for s, lv in borrow.answered.items()}
     for server, level in plan(pool, borrow, leader, spare):
         if level in answers.get(server, []) or (server, level) in passed:
@@ -216,6 +218,7 @@ levels = st.dictionaries(st.sampled_from(FOUR), st.sampled_from([SPARE, UNUSED])
     spare=st.dictionaries(st.sampled_from(FOUR), st.integers(0, 5)),
     leader=st.sampled_from(FOUR),
     need=st.integers(0, 2),
+    reason=st.sampled_from(Reason),
     gave=st.booleans(),
     asked=levels,
     answered=levels,
@@ -226,13 +229,14 @@ def test_against_the_oracle(
     spare: dict[str, int],
     leader: str,
     need: int,
+    reason: Reason,
     gave: bool,
     asked: dict[str, Level],
     answered: dict[str, Level],
     passed: set[tuple[str, Level]],
 ) -> None:
     borrow = PendingBorrow(
-        "delta-1", "delta", 2, need, Reason.REQUEST, 1, False, gave, False, asked, answered
+        "delta-1", "delta", 2, need, reason, 1, False, gave, False, asked, answered
     )
     pool = FeaturePool(CAD, allocations=allocations)
     found = next_step(pool, borrow, leader, spare, passed)

@@ -1,0 +1,150 @@
+"""What a license server says to clients: grants, refusals, and the list of servers.
+
+May import the core, `wire` and this room. Decides nothing: it puts into words what was
+decided. Source: interfaces, "Client calls"; claim R26.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+
+from licraft.core.license import CodeStatus, covers
+from licraft.core.outcomes import Code
+from licraft.core.priority import list_version, priority_list
+from licraft.core.record import Authorization
+from licraft.core.state import PoolState
+from licraft.core.table import FeaturePool
+from licraft.replication.engine import EngineStatus
+from licraft.server.license_keeper import LicenseKeeper
+from licraft.server.standing import Standing
+from licraft.server.times import iso
+from licraft.wire import Authorization as Granted
+from licraft.wire import (
+    HeartbeatAnswer,
+    HeartbeatResult,
+    Problem,
+    ServerEntry,
+    ServerList,
+)
+
+
+class Answers:
+    """The bodies of one server's answers."""
+
+    def __init__(self, server: str, standing: Standing, keeper: LicenseKeeper) -> None:
+        self._server = server
+        self._standing = standing
+        self._keeper = keeper
+        self._granted_at = (0, "")
+        # Encoded once for each version: it is part of every answer to a checkout.
+        self._servers = cast(ServerList, msgspec.Raw(b"null"))
+        self._version = -1
+
+    def refresh(self, state: PoolState, status: EngineStatus) -> None:
+        """Make the leader priority list anew, if it has changed (R26)."""
+        version = list_version(state, status.leader, status.term)
+        if version == self._version:
+            return
+        places = [
+            ServerEntry(p.name, p.api, "leader" if p.leads else "follower", p.status)
+            for p in priority_list(state, status.leader)
+        ]
+        encoded = msgspec.json.encode(ServerList(version, places))
+        self._servers = cast(ServerList, msgspec.Raw(encoded))
+        self._version = version
+
+    def granted(self, a: Authorization, ttl_s: float) -> Granted:
+        """An authorization, as its holder gets it."""
+        second = int(a.granted_at_s)
+        if second != self._granted_at[0]:
+            self._granted_at = (second, iso(a.granted_at_s))
+        return Granted(
+            a.id,
+            a.token,
+            a.feature,
+            a.count,
+            self._server,
+            ttl_s,
+            ttl_s / 3,
+            self._granted_at[1],
+            self._servers,
+        )
+
+    def heartbeats(self, results: list[HeartbeatResult], version: int) -> HeartbeatAnswer:
+        """Results, and the server list if the client's is older."""
+        return HeartbeatAnswer(results, self._servers if self._version > version else None)
+
+    def refusal(self, recovering_too: bool = True) -> Problem | None:
+        """Why nothing may be granted here now, with the list of where to go instead."""
+        name, standing = self._server, self._standing
+        if standing.stopping:
+            return self.elsewhere(Code.DRAINING, f"{name} is stopping")
+        if not standing.acts():
+            detail = f"{name} does not hold its lease: it hears no majority of the pool"
+            return self.elsewhere(Code.NO_QUORUM, detail)
+        left_s = standing.recovering_s()
+        if recovering_too and left_s:
+            detail = f"{name} lost its record in a crash and recovers for {left_s:.0f} s"
+            return self.elsewhere(Code.RECOVERING, detail, left_s)
+        return None
+
+    def elsewhere(self, code: Code, detail: str, retry_after_s: float = 1.0) -> Problem:
+        """A refusal that sends the client to another server."""
+        status = 429 if code is Code.OVERLOADED else 503
+        return Problem(status, code, detail, retry_after=retry_after_s, servers=self._servers)
+
+    def denied(self, code: Code, pool: FeaturePool, in_use: int, waiting: int) -> Problem:
+        """Why a request that was understood gets no seats."""
+        if code is Code.NO_SEATS:
+            return Problem(
+                409,
+                code,
+                f"{pool.feature}: {in_use} of {pool.deployed} seats are in use",
+                in_use=in_use,
+                deployed=pool.deployed,
+                waiting=waiting,
+            )
+        if code is Code.OVERLOADED:
+            return self.elsewhere(code, f"{pool.feature}: too many requests wait here")
+        if code is Code.INVALID_REQUEST:
+            return Problem(400, code, "another request used this id", field="id")
+        detail = f"{self._server} could not grant in time"
+        return self.refusal() or self.elsewhere(code, detail)
+
+    def unknown(self, feature: str, state: PoolState) -> Problem:
+        """There is no such feature."""
+        known = ", ".join(sorted(state.table.features)[:20]) or "none: no license is installed"
+        detail = f"no feature {feature!r} in this pool; it has {known}"
+        return Problem(404, Code.UNKNOWN_FEATURE, detail, field="feature")
+
+    def unlicensed(self, pool: FeaturePool, version: str | None) -> Problem | None:
+        """Why a feature grants nothing, or None if it is licensed."""
+        feature = pool.feature
+        if pool.status is not CodeStatus.VALID:
+            detail = f"{feature}: {license_fault(pool)}"
+        elif not covers(pool.version, version):
+            detail = f"{feature} is licensed up to version {pool.version}, not {version}"
+        elif not self._keeper.trusts(feature):
+            detail = f"{feature}: {self._server} cannot verify its license code"
+        else:
+            return None
+        return Problem(403, Code.NOT_LICENSED, detail)
+
+
+def license_fault(pool: FeaturePool) -> str:
+    """Why a feature grants nothing, for people."""
+    match pool.status:
+        case CodeStatus.EXPIRED:
+            return f"its license expired on {pool.expires}; ask the vendor for a new code"
+        case CodeStatus.NOT_STARTED:
+            return f"its license starts on {pool.starts}"
+        case CodeStatus.OTHER_POOL:
+            return "its license code is bound to another pool"
+        case CodeStatus.BAD_SIGNATURE:
+            return "its license code is not signed by a trusted vendor"
+        case CodeStatus.REMOVED:
+            return "it is no longer in the license file"
+        case _:
+            return f"its license code is {pool.status}"

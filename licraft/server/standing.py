@@ -1,0 +1,212 @@
+"""This server's standing in its pool: up or not, its incarnation, its lease, its recovery.
+
+May import the core, the engine's contract and this room. Only here is decided whether
+the server may act. Source: pool protocol, sections 4 and 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+from licraft.core.commands import FormPool, Member, RenewLease, ServerUp
+from licraft.core.leases import recovery_end
+from licraft.core.outcomes import ServerCameUp
+from licraft.core.state import PoolState
+from licraft.errors import InvariantBroken
+from licraft.replication.engine import Engine
+from licraft.server.clock import Clock
+from licraft.server.config import ServerConfig
+from licraft.server.lease import Lease
+from licraft.server.pool import ReplicatedPool
+from licraft.server.proposer import Proposer
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.2
+_UP_RETRY_S = 0.5
+_NEVER = float("-inf")
+
+
+class Standing:
+    """Whether one server may act; proposes what makes and keeps it so."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        pool: ReplicatedPool,
+        engine: Engine,
+        proposer: Proposer,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._pool = pool
+        self._engine = engine
+        self._proposer = proposer
+        self._now = clock.now
+        self._wall = clock.wall
+        self._lease = Lease()
+        self._up_due_s = _NEVER
+        self._renewal_due_s = _NEVER
+        self._renewing: asyncio.Task[None] | None = None
+        # The same until this process is up: a repeated ServerUp must be known as its own.
+        self._nonce = secrets.token_hex(8)
+        self._recovering_until_s = _NEVER
+        self.incarnation = 0
+        self.up = False
+        self.stopping = False
+
+    @property
+    def state(self) -> PoolState:
+        """The replicated state, to be read."""
+        return self._pool.state
+
+    def acts(self) -> bool:
+        """Whether this server may renew what it granted: it is up and its lease runs."""
+        return self._lease.runs(self._now())
+
+    def may_grant(self) -> bool:
+        """Whether it may give seats away, to clients or to other servers."""
+        now = self._now()
+        return self._lease.runs(now) and now >= self._recovering_until_s and not self.stopping
+
+    def lease_remaining_s(self) -> float:
+        """How long it may act without another renewal."""
+        return self._lease.remaining_s(self._now())
+
+    def recovering_s(self) -> float:
+        """How long it may still have granted seats that it no longer knows of."""
+        return max(0.0, self._recovering_until_s - self._now())
+
+    def word(self) -> str:
+        """This server in one word: starting, draining, no_quorum, recovering or serving."""
+        if self.stopping:
+            return "draining"
+        if not self.incarnation:
+            return "starting"
+        if not self.acts():
+            return "no_quorum"
+        return "recovering" if self.recovering_s() else "serving"
+
+    def tick(self) -> None:
+        """Propose to be up, or to stay so, when it is time."""
+        now = self._now()
+        if self.stopping:
+            return
+        if not self.up:
+            self._come_up(now)
+
+    def renewal_due(self) -> bool:
+        """Whether the lease is to be renewed now."""
+        return (
+            self.up
+            and not self.stopping
+            and self._renewing is None
+            and self._now() >= self._renewal_due_s
+        )
+
+    def renew(self, in_use: dict[str, int]) -> None:
+        """Propose the next renewal of the lease, with what is in use (R23)."""
+        now = self._now()
+        third_s = self.state.lease_s / 3
+        command = RenewLease(
+            self._config.server,
+            self.incarnation,
+            self._lease.propose(now),
+            in_use,
+            int(self._wall()),
+        )
+        before_s = self._lease.until_s
+        self._renewal_due_s = now + third_s
+        self._renewing = self._proposer.attempt(command, timeout_s=third_s)
+
+        def done(_: asyncio.Task[None]) -> None:
+            self._renewing = None
+            if self._lease.until_s == before_s:
+                self._renewal_due_s = min(self._renewal_due_s, self._now() + _RETRY_S)
+
+        self._renewing.add_done_callback(done)
+
+    def renewed(self, serial: int) -> None:
+        """A renewal of this server was applied."""
+        if self.up:
+            self._lease.renewed(serial, self.state.lease_s)
+
+    def is_mine(self, event: ServerCameUp) -> bool:
+        """Whether this process came up, not an earlier one that the log remembers.
+
+        Raises InvariantBroken if another process acts under this server's name.
+        """
+        if event.nonce == self._nonce:
+            return True
+        if self.up:
+            raise InvariantBroken(
+                f"another process came up as {event.server}, incarnation {event.incarnation}: "
+                "two servers run under one name; stop one of them"
+            )
+        return False
+
+    def came_up(self, incarnation: int) -> None:
+        """This process is up as `incarnation`; it acts once its lease is renewed."""
+        self._proposer.begin(incarnation)
+        self._lease.begin()
+        self.incarnation = incarnation
+        self.up = True
+        self._renewal_due_s = _NEVER
+
+    def recover(self) -> None:
+        """What this server granted before is not known: wait until nobody relies on it."""
+        self._recovering_until_s = recovery_end(self._now(), self.state.ttl_s, self.state.drift)
+
+    def went_down(self) -> None:
+        """The pool took this server for down; it comes back as the next incarnation."""
+        if self.up:
+            log.warning("%s was designated as down; coming back", self._config.server)
+            self._nonce = secrets.token_hex(8)
+        self.up = False
+        self._lease.begin()
+
+    def stop(self) -> None:
+        """Act no more, for good."""
+        self.stopping = True
+        if self._renewing is not None:
+            self._renewing.cancel()
+
+    def _come_up(self, now: float) -> None:
+        """Form the pool if there is none, then propose to be up as the next incarnation."""
+        status = self._engine.status()
+        if now < self._up_due_s or status.leader is None:
+            return
+        if not self.state.formed:
+            self._up_due_s = now + _RETRY_S
+            if status.leads:
+                self._proposer.attempt(_formation(self._config))
+            return
+        self._up_due_s = now + _UP_RETRY_S
+        config = self._config
+        me = self.state.servers.get(config.server)
+        if me is None:
+            log.error(
+                "%s is no member of pool %s, which has %s; check `servers`",
+                config.server,
+                self.state.pool,
+                ", ".join(self.state.servers),
+            )
+            return
+        self._proposer.attempt(
+            ServerUp(config.server, me.incarnation + 1, config.threshold, self._nonce)
+        )
+
+
+def _formation(config: ServerConfig) -> FormPool:
+    """The command that makes a pool of this configuration, with a new secret."""
+    members: tuple[Member, ...] = config.members
+    return FormPool(
+        config.pool,
+        members,
+        config.lease_s,
+        config.ttl_s,
+        config.drift,
+        secrets.token_hex(32),
+    )

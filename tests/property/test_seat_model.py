@@ -1,0 +1,93 @@
+"""`apply` against a dumb model of the seats, on histories with late and repeated entries."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from support.pools import FEATURES
+from support.seat_model import FREE, SeatModel
+from support.strategies import histories
+
+from licraft.core.apply import apply
+from licraft.core.codec import encode_state
+from licraft.core.commands import Entry
+from licraft.core.invariants import check
+from licraft.core.state import PoolState
+
+
+def seats_of(state: PoolState, feature: str) -> dict[str, int]:
+    pool = state.table.features[feature]
+    parts = {FREE: pool.free, **pool.allocations}
+    return {holder: count for holder, count in parts.items() if count}
+
+
+def state_bytes(state: PoolState) -> bytes:
+    """The state without the index, which every entry changes."""
+    index, state.index = state.index, 0
+    data = encode_state(state)
+    state.index = index
+    return data
+
+
+@given(histories())
+def test_the_seats_are_where_the_model_has_them(log: list[Entry]) -> None:
+    state, model = PoolState(), SeatModel()
+    for index, entry in enumerate(log, 1):
+        apply(state, index, entry)
+        model.apply(index, entry)
+        assert check(state) == []
+        assert set(state.table.features) == set(model.seats)
+        for feature in model.seats:
+            pool = state.table.features[feature]
+            assert seats_of(state, feature) == model.placed(feature)
+            assert pool.goal == model.goal[feature]
+            assert {b.server: (b.id, b.want, b.need) for b in pool.pending.values()} == {
+                name: (w.id, w.want, w.need) for name, w in model.wishes[feature].items()
+            }
+
+
+@given(histories())
+def test_seats_are_neither_made_nor_lost(log: list[Entry]) -> None:
+    """`deployed` grows only to the goal, falls only while there are too many, else stays."""
+    state = PoolState()
+    for index, entry in enumerate(log, 1):
+        before = {f: state.table.features[f].deployed for f in state.table.features}
+        apply(state, index, entry)
+        for feature in FEATURES:
+            had = before.get(feature, 0)
+            pool = state.table.features.get(feature)
+            has, goal = (pool.deployed, pool.goal) if pool else (0, 0)
+            assert has in (had, goal) or goal < has < had
+            assert pool is None or sum(seats_of(state, feature).values()) == has
+
+
+@given(histories())
+def test_no_free_seat_lies_idle_while_a_request_waits_for_it(log: list[Entry]) -> None:
+    state = PoolState()
+    for index, entry in enumerate(log, 1):
+        apply(state, index, entry)
+        for pool in state.table.features.values():
+            open_seats = pool.free + sum(pool.allocations.get(s, 0) for s in state.available())
+            waiting = [b for b in pool.pending.values() if b.reason == "request" or b.leader_gave]
+            assert not (open_seats and waiting)
+
+
+@given(histories(max_steps=40))
+def test_a_sequenced_entry_counts_once_whenever_it_comes_again(log: list[Entry]) -> None:
+    state = PoolState()
+    for index, entry in enumerate(log, 1):
+        apply(state, index, entry)
+        before = state_bytes(state)
+        for earlier in log[:index]:
+            if earlier.serial:
+                assert apply(state, index, earlier).events == ()
+                assert state_bytes(state) == before
+
+
+@given(histories(max_steps=40))
+def test_an_unsequenced_entry_twice_at_once_is_the_same_as_once(log: list[Entry]) -> None:
+    state = PoolState()
+    for index, entry in enumerate(log, 1):
+        apply(state, index, entry)
+        before = state_bytes(state)
+        apply(state, index, entry)
+        assert state_bytes(state) == before

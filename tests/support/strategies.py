@@ -1,0 +1,240 @@
+"""Hypothesis strategies of the core: any value for the codec, and histories for `apply`.
+
+May import the core and `pools`. A history is a log as the engine might commit it: what
+servers and the leader propose, late and repeated entries included.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from licraft.core.apply import apply
+from licraft.core.commands import (
+    Borrow,
+    Command,
+    EndBorrow,
+    Entry,
+    FormPool,
+    InstallLicense,
+    Level,
+    Member,
+    Reason,
+    Reclaim,
+    Release,
+    RenewLease,
+    ServerDown,
+    ServerUp,
+    Solicit,
+)
+from licraft.core.license import LicenseCode, LicenseFile
+from licraft.core.state import PoolState
+from licraft.core.table import PendingBorrow
+from support.pools import FEATURES, NAMES, TODAY, form, noon
+
+MAX_STEPS = 60
+
+# Any value: what the codec must carry
+
+texts = st.text(max_size=12)
+integers = st.integers(-(2**70), 2**70)
+reals = st.floats(allow_nan=False, allow_infinity=False)
+dates = st.none() | st.dates(date(1970, 1, 1))
+pairs = st.lists(st.tuples(texts, integers), max_size=3).map(tuple)
+
+any_code = st.builds(
+    LicenseCode,
+    code=texts,
+    id=texts,
+    vendor=texts,
+    feature=texts,
+    count=integers,
+    version=st.none() | texts,
+    starts=dates,
+    expires=dates,
+    pool=st.none() | texts,
+    options=st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
+    trusted=st.booleans(),
+    distribution=st.none() | pairs,
+    threshold=st.none() | reals,
+)
+any_license = st.builds(
+    LicenseFile, st.none() | texts, integers, texts, st.lists(any_code, max_size=3).map(tuple)
+)
+any_member = st.builds(Member, texts, texts, texts)
+any_command: dict[type[Command], SearchStrategy[Command]] = {
+    FormPool: st.builds(
+        FormPool,
+        texts,
+        st.lists(any_member, max_size=3).map(tuple),
+        reals,
+        reals,
+        reals,
+        texts,
+    ),
+    ServerUp: st.builds(ServerUp, texts, integers, reals, texts),
+    RenewLease: st.builds(
+        RenewLease,
+        texts,
+        integers,
+        integers,
+        st.dictionaries(texts, integers, max_size=3),
+        integers,
+    ),
+    ServerDown: st.builds(ServerDown, texts, integers, integers),
+    Reclaim: st.builds(Reclaim, texts, integers),
+    Borrow: st.builds(
+        Borrow,
+        texts,
+        texts,
+        texts,
+        integers,
+        integers,
+        st.sampled_from(Reason),
+        integers,
+        st.booleans(),
+    ),
+    Release: st.builds(
+        Release, texts, texts, integers, texts, texts, st.sampled_from(Level), st.booleans()
+    ),
+    Solicit: st.builds(Solicit, texts, texts, texts, texts, st.sampled_from(Level)),
+    EndBorrow: st.builds(EndBorrow, texts, texts, texts, st.booleans()),
+    InstallLicense: st.builds(InstallLicense, any_license),
+}
+
+
+def entries_of(commands: SearchStrategy[Command]) -> SearchStrategy[Entry]:
+    """Entries of up to three of these commands."""
+    return st.builds(
+        Entry, texts, integers, integers, st.lists(commands, min_size=1, max_size=3).map(tuple)
+    )
+
+
+# Histories: what a pool may live through
+
+servers = st.sampled_from(NAMES)
+few = st.integers(0, 8)
+
+
+def plausible_codes(feature: str) -> SearchStrategy[LicenseCode]:
+    """A code of some seats of `feature`; some have a distribution, some soon expire."""
+    days = st.none() | st.none() | st.integers(0, 4).map(lambda n: TODAY + timedelta(days=n))
+    shares = st.dictionaries(servers, few, min_size=1).map(lambda d: tuple(d.items()))
+    return st.builds(
+        LicenseCode,
+        code=st.just(f"LIC1.{feature}"),
+        id=st.just(feature),
+        vendor=st.just("acme-software"),
+        feature=st.just(feature),
+        count=st.integers(0, 24),
+        expires=days,
+        distribution=st.none() | shares,
+    )
+
+
+@st.composite
+def installs(draw: DrawFn, state: PoolState) -> Command:
+    """A license file, most often newer than the pool's; sometimes a feature is gone from it."""
+    sequence = state.license.sequence + draw(st.sampled_from([1, 1, 1, 0]))
+    named = draw(st.sampled_from([FEATURES, FEATURES[:1], FEATURES[:1], ()]))
+    codes = tuple(draw(plausible_codes(feature)) for feature in named)
+    pool = draw(st.sampled_from([None, None, None, "other"]))
+    return InstallLicense(LicenseFile(pool, sequence, f"file {sequence} {len(codes)}", codes))
+
+
+def open_borrows(state: PoolState) -> list[tuple[str, PendingBorrow]]:
+    """Every borrow that lacks seats, with its feature."""
+    return [(p.feature, b) for p in state.table.features.values() for b in p.pending.values()]
+
+
+@st.composite
+def own_commands(draw: DrawFn, state: PoolState, server: str, number: int) -> Command:
+    """What `server` proposes for itself: it borrows, gives, withdraws."""
+    feature = draw(st.sampled_from([*FEATURES[:1], *FEATURES]))
+    kind = draw(st.sampled_from(["borrow", "borrow", "give", "give", "return", "withdraw"]))
+    pending = open_borrows(state)
+    others = [(f, b) for f, b in pending if b.server != server]
+    mine = [(f, b) for f, b in pending if b.server == server]
+    if kind == "give" and others:
+        feature, borrow = draw(st.sampled_from(others))
+        level = draw(st.sampled_from(Level))
+        return Release(
+            feature, server, draw(few), borrow.server, borrow.id, level, draw(st.booleans())
+        )
+    if kind == "withdraw" and mine:
+        feature, borrow = draw(st.sampled_from(mine))
+        return EndBorrow(feature, server, borrow.id, False)
+    if kind == "return":
+        return Release(feature, server, draw(few), "", "", Level.OFFERED, False)
+    since = draw(st.sampled_from([0, 0, *(borrow.since for _, borrow in pending)]))
+    want, need, reason = draw(st.integers(0, 16)), draw(few), draw(st.sampled_from(Reason))
+    id = f"{server}-{number}"
+    return Borrow(id, feature, server, want, need, reason, since, draw(st.booleans()))
+
+
+@st.composite
+def duties(draw: DrawFn, state: PoolState) -> Command:
+    """What is proposed unsequenced: lives of servers, the leader's duties, licenses."""
+    late = draw(st.sampled_from([0, 0, 0, 1]))
+    kind = draw(st.sampled_from(["renew", "down", "down", "next", "next", "borrow", "license"]))
+    server = state.servers[draw(servers)]
+    gone = [s for s in state.servers.values() if not s.acts]
+    pending = open_borrows(state)
+    if kind == "license":
+        return draw(installs(state))
+    if kind == "borrow" and pending:
+        feature, borrow = draw(st.sampled_from(pending))
+        id = "none" if late else borrow.id
+        if draw(st.booleans()):
+            return EndBorrow(feature, borrow.server, id, True)
+        level = draw(st.sampled_from(Level))
+        return Solicit(feature, borrow.server, id, draw(servers), level)
+    if kind == "down":
+        return ServerDown(server.name, server.incarnation, server.lease_serial - late)
+    if kind == "next":
+        server = draw(st.sampled_from(gone)) if gone else server
+        if gone and not server.reclaimed and draw(st.booleans()):
+            return Reclaim(server.name, server.down_index - late)
+        return ServerUp(server.name, server.incarnation + 1 - late, 0.8, "nonce")
+    wall_s = noon(TODAY + timedelta(days=draw(st.integers(0, 5))))
+    serial = server.lease_serial + 1 - late
+    in_use = draw(st.dictionaries(st.sampled_from(FEATURES), few))
+    return RenewLease(server.name, server.incarnation, serial, in_use, wall_s)
+
+
+@st.composite
+def histories(draw: DrawFn, max_steps: int = MAX_STEPS) -> list[Entry]:
+    """A log that begins with a pool of three and a license.
+
+    Any earlier entry may come again at any later place, as the engine may do with one
+    whose outcome its proposer could not learn.
+    """
+    state = PoolState()
+    log: list[Entry] = []
+    serials: dict[tuple[str, int], int] = {}
+
+    def add(entry: Entry) -> None:
+        log.append(entry)
+        apply(state, len(log), entry)
+
+    add(Entry("", 0, 0, (form(),)))
+    add(Entry("", 0, 0, tuple(ServerUp(name, 1, 0.8, "nonce") for name in NAMES)))
+    code = draw(plausible_codes(FEATURES[0]))
+    add(Entry("", 0, 0, (InstallLicense(LicenseFile(None, 1, "file 1", (code,))),)))
+    for _ in range(draw(st.integers(0, max_steps))):
+        kind = draw(st.sampled_from(["own"] * 4 + ["duty"] * 3 + ["again"]))
+        if kind == "again":
+            add(draw(st.sampled_from(log)))
+        elif kind == "duty":
+            add(Entry("", 0, 0, (draw(duties(state)),)))
+        else:
+            server = draw(servers)
+            incarnation = state.servers[server].incarnation
+            serial = serials.get((server, incarnation), 0) + 1
+            serials[server, incarnation] = serial
+            count = draw(st.integers(1, 3))
+            commands = [draw(own_commands(state, server, 10 * len(log) + n)) for n in range(count)]
+            add(Entry(server, incarnation, serial, tuple(commands)))
+    return log
