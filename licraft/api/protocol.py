@@ -7,6 +7,9 @@ unusual header, a body too large, an answer still owed) is replayed to uvicorn's
 protocol as if we had not looked, and the ASGI application answers it by the same
 operations. Order of pipelined answers, keep-alive and chunking stay uvicorn's.
 
+A client sends the same head again and again. A head that was parsed once, byte for
+byte, need not be parsed again: `Shared.heads` remembers what it was found to say.
+
 Overridden of uvicorn: the parser's callbacks, `data_received`, `connection_made`,
 `connection_lost`, `pause_writing`, `resume_writing`, `on_response_complete` and
 `send_400_response`; tests/unit/api pins that they exist.
@@ -17,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 import uvicorn
@@ -35,6 +38,16 @@ from licraft.wire import MAX_BODY_BYTES
 log = logging.getLogger(__name__)
 
 CLOSE = (b"connection", b"close")
+_END_OF_HEAD = b"\r\n\r\n"
+_MAX_HEADS = 4096
+
+
+class Head(NamedTuple):
+    """What a request's head, from its first byte to its empty line, was found to say."""
+
+    operation: Operation
+    authorization: bytes | None
+    body_bytes: int
 
 
 class Shared(ServerState):
@@ -45,7 +58,14 @@ class Shared(ServerState):
         self.operations = operations  # the client calls by the path as it is on the wire
         self.limits = limits
         self.emptied = asyncio.Event()  # set when the last connection has gone
+        self.heads: dict[bytes, Head] = {}
         self._heads: dict[int, bytes] = {}
+
+    def learn(self, head: bytes, says: Head) -> None:
+        """Remember what a head says; as many as there are callers, then begin anew."""
+        if len(self.heads) >= _MAX_HEADS:
+            self.heads.clear()
+        self.heads[head] = says
 
     def set_date(self, date: bytes) -> None:
         """Change the Date header, once a second."""
@@ -102,6 +122,10 @@ class LicenseProtocol(HttpToolsProtocol):
         self._shared = server_state
         self._limits = server_state.limits
         self._find = server_state.operations.get
+        self._known = server_state.heads
+        # The bytes of a request that came in one piece, and its answer if it is known already.
+        self._whole = b""
+        self._answer: Reply | Awaitable[Reply] | None = None
         # The request being received. `_hot` is its operation while the fast path has it.
         self._hot: Operation | None = None
         self._plain = True
@@ -153,10 +177,27 @@ class LicenseProtocol(HttpToolsProtocol):
         """Parse what came, in pieces if it is much."""
         self._active = True
         if len(data) <= self._limits.piece_bytes and not self._unread and not self._refused:
-            self._parse(data)
+            if self._receiving or self._upgrade_body_left:
+                self._parse(data)
+            else:
+                self._request_received(data)
         elif not self._refused:
             self._unread += data
             self._read_on()
+
+    def _request_received(self, data: bytes) -> None:
+        """Answer one whole request with a head that is known; parse anything else."""
+        end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        head = self._known.get(data[:end])
+        if head is not None and len(data) - end == head.body_bytes and not self._owes_an_answer():
+            answer = head.operation.answer(head.authorization, data[end:])
+            if type(answer) is Reply:
+                self.transport.write(self._shared.message(answer))
+                return
+            self._answer = answer
+        self._whole = data
+        self._parse(data)
+        self._whole = b""
 
     def _read_on(self) -> None:
         """Parse what was read before, as far as the flow allows; then read again."""
@@ -276,12 +317,22 @@ class LicenseProtocol(HttpToolsProtocol):
         self._hot = None
         body = b"".join(self._pieces)
         self._pieces.clear()
-        answer = operation.answer(self._authorization, body)
+        answer, self._answer = self._answer, None
+        if answer is None:
+            answer = operation.answer(self._authorization, body)
+            self._learn(operation, body)
         if type(answer) is Reply:
             self.transport.write(self._shared.message(answer))
         else:
             self._replay(answer)  # type: ignore[arg-type]  # mypy keeps Reply in the union
             super().on_message_complete()
+
+    def _learn(self, operation: Operation, body: bytes) -> None:
+        """Remember the head of a request that came in one piece, if its caller is allowed."""
+        whole = self._whole
+        end = whole.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        if len(whole) - end == len(body) and operation.refusal(self._authorization) is None:
+            self._shared.learn(whole[:end], Head(operation, self._authorization, len(body)))
 
     def _replay(self, pending: Awaitable[Reply] | None = None) -> None:
         """Tell uvicorn's protocol of the request as far as it has come.

@@ -35,6 +35,7 @@ TITLES: dict[str, str] = {
     Code.EXCLUDED: "The pool's policy excludes this client",
     Code.LIMIT_REACHED: "A limit of the pool's policy is reached",
     Code.NO_SEATS: "No seats are available",
+    Code.REMOVED: "The authorization was ended by an administrator",
     Code.EXCEEDS_ENTITLEMENT: "More than the license grants",
     Code.STALE_SEQUENCE: "The license file is not newer",
     Code.INVALID_LICENSE: "The license file cannot be used",

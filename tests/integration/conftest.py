@@ -1,0 +1,72 @@
+"""Pools of real server processes for the tests of this folder, and their logs on failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import ServerPool
+
+MakePool = Callable[..., ServerPool]
+_open: list[ServerPool] = []
+
+
+def _make(directory: Path, counts: dict[str, int] | None, options: dict[str, Any]) -> ServerPool:
+    pool = ServerPool(directory, **options)
+    _open.append(pool)
+    pool.start()
+    pool.wait_ready()
+    if counts:
+        pool.install(counts)
+    return pool
+
+
+def _close(pools: list[ServerPool]) -> None:
+    for pool in pools:
+        pool.close()
+        _open.remove(pool)
+
+
+@pytest.fixture
+def make_pool(tmp_path: Path) -> Iterator[MakePool]:
+    """Make a pool that runs and is ready: `make_pool({"cad": 100}, servers=3, ttl_s=6.0)`."""
+    pools: list[ServerPool] = []
+
+    def make(counts: dict[str, int] | None = None, **options: Any) -> ServerPool:
+        before = len(_open)
+        try:
+            return _make(tmp_path / f"pool{len(pools)}", counts, options)
+        finally:
+            pools.extend(_open[before:])
+
+    yield make
+    _close(pools)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
+    """A pool of three for all tests of a module that leave it as they found it.
+
+    It has 100 seats of cad, 30 of sim and 7 of cam.
+    """
+    before = len(_open)
+    try:
+        yield _make(
+            tmp_path_factory.mktemp("calm") / "pool", {"cad": 100, "sim": 30, "cam": 7}, {}
+        )
+    finally:
+        _close(_open[before:])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    """Show the ends of the servers' logs beside a failure."""
+    report: Any = yield
+    if report.failed:
+        for pool in _open:
+            report.sections.append((f"servers of {pool.directory}", pool.logs()))
+    return report

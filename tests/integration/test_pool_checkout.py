@@ -1,0 +1,107 @@
+"""One program takes every seat through one server, and the seats add up at every moment."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from conftest import MakePool
+from support.processes import ServerPool, wait_for
+
+from licraft.client import AsyncClient, AsyncSeat, NoSeatsAvailable
+
+WITHIN_S = 5.0
+
+
+class Auditor(threading.Thread):
+    """Asks every server for its features, again and again, and keeps what does not add up."""
+
+    def __init__(self, pool: ServerPool) -> None:
+        super().__init__(daemon=True)
+        self._pool = pool
+        self._ending = threading.Event()
+        self.rounds = 0
+        self.wrong: list[str] = []
+        self.fault: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._ending.is_set():
+                self.wrong += self._pool.unbalanced()
+                self.rounds += 1
+        except BaseException as fault:  # noqa: BLE001  # reported by `end`
+            self.fault = fault
+
+    def end(self) -> None:
+        self._ending.set()
+        self.join(30)
+        assert self.fault is None, self.fault
+        assert self.rounds > 1
+        assert self.wrong == []
+
+
+@contextmanager
+def audited(pool: ServerPool) -> Iterator[None]:
+    """Every server's answers add up all through the block."""
+    auditor = Auditor(pool)
+    auditor.start()
+    try:
+        yield
+    finally:
+        auditor.end()
+
+
+async def take_all(pool: ServerPool, server: str, counts: dict[str, int]) -> float:
+    """Take every seat of every feature through `server` and give them back; the seconds taken.
+
+    The seats of one feature are taken one after the other, as one program would. One more
+    of each is denied.
+    """
+
+    async def take(client: AsyncClient, feature: str, count: int) -> list[AsyncSeat]:
+        return [await client.checkout(feature) for _ in range(count)]
+
+    async with AsyncClient([pool.urls[server]], pool.client) as client:
+        begun = time.monotonic()
+        taken = await asyncio.gather(*(take(client, f, n) for f, n in counts.items()))
+        took_s = time.monotonic() - begun
+        seats = [seat for part in taken for seat in part]
+        assert {seat.server for seat in seats} == {server}
+        assert all(seat.valid for seat in seats)
+        for feature, count in counts.items():
+            with pytest.raises(NoSeatsAvailable, match=f"{count} of {count}"):
+                await client.checkout(feature)
+            # Not that the borrowing server's word were needed: all seats are at it.
+            assert pool.feature(server, feature)["servers"][server]["in_use"] == count
+    return took_s
+
+
+@pytest.mark.parametrize("servers", [1, 3, 5])
+@pytest.mark.parametrize("features", [1, 50])
+def test_one_program_takes_all_seats_through_one_server(
+    make_pool: MakePool, servers: int, features: int
+) -> None:
+    each = 100 if features == 1 else 10
+    counts = {f"feature{i:02}" if i else "cad": each for i in range(features)}
+    pool = make_pool(counts, servers=servers)
+    through = pool.names[-1]  # not the leader, where there is another
+    if servers == 3 and features == 1:
+        assert pool.allocated(through) == {"alpha": 34, "beta": 33, "gamma": 33}
+    with audited(pool):
+        took_s = asyncio.run(take_all(pool, through, counts))
+    print(f"{features} features, {servers} servers: {took_s:.2f} s")
+    assert took_s < WITHIN_S
+    for feature in counts:
+        wait_for(lambda f=feature: pool.feature(through, f)["in_use"] == 0, 5, "all given back")
+
+
+def test_the_leader_takes_all_seats_too(make_pool: MakePool) -> None:
+    pool = make_pool({"cad": 100})
+    with audited(pool):
+        took_s = asyncio.run(take_all(pool, pool.leader(), {"cad": 100}))
+    print(f"through the leader: {took_s:.2f} s")
+    assert took_s < WITHIN_S
