@@ -49,6 +49,8 @@ from licraft.core.outcomes import (
 from licraft.core.state import PoolState, ServerState, ServerStatus
 from licraft.core.table import FeaturePool, PendingBorrow
 
+_LAST_SECOND = 253_402_300_799  # of the year 9999, the last that a date can name
+
 
 def apply(state: PoolState, index: int, entry: Entry) -> Applied:
     """Apply one committed entry; returns its outcomes and what changed.
@@ -61,7 +63,7 @@ def apply(state: PoolState, index: int, entry: Entry) -> Applied:
     server = state.servers.get(entry.server)
     outcomes: tuple[Outcome, ...]
     if entry.serial == 0:
-        outcomes = tuple(_apply(c, state, index, events) for c in entry.commands)
+        outcomes = tuple(_apply_from(entry, c, state, index, events) for c in entry.commands)
     elif server is None or not server.acts or server.incarnation != entry.incarnation:
         outcomes = tuple(STALE for _ in entry.commands)
     elif entry.serial == server.requests:
@@ -69,10 +71,19 @@ def apply(state: PoolState, index: int, entry: Entry) -> Applied:
     elif entry.serial < server.requests:
         outcomes = tuple(OVERTAKEN for _ in entry.commands)
     else:
-        outcomes = tuple(_apply(c, state, index, events) for c in entry.commands)
+        outcomes = tuple(_apply_from(entry, c, state, index, events) for c in entry.commands)
         server.requests = entry.serial
         server.results = outcomes
     return Applied(index, entry.server, entry.incarnation, entry.serial, outcomes, tuple(events))
+
+
+def _apply_from(
+    entry: Entry, command: Command, state: PoolState, index: int, events: list[Event]
+) -> Outcome:
+    """Apply a command; seats are asked for and given only by the server that has them."""
+    if isinstance(command, Borrow | Release) and command.server != entry.server:
+        return STALE
+    return _apply(command, state, index, events)
 
 
 @singledispatch
@@ -283,31 +294,45 @@ def _install(command: InstallLicense, state: PoolState, index: int, events: list
 
 def _advance_clock(state: PoolState, events: list[Event]) -> None:
     """The pool clock is the median of the acting servers' clocks, and never goes back."""
-    walls = sorted(s.wall_s for s in state.servers.values() if s.acts and s.wall_s)
-    day = state.today
+    walls = sorted(
+        s.wall_s for s in state.servers.values() if s.acts and 0 < s.wall_s <= _LAST_SECOND
+    )
+    if not walls:
+        return
+    day = state.pool_day
     state.clock_s = max(state.clock_s, walls[(len(walls) - 1) // 2])
-    if state.today != day and state.license.sequence:
+    if state.pool_day != day and state.license.sequence:
         _entitle(state, events)
         events.append(LicenseChanged(state.license.sequence))
 
 
 def _entitle(state: PoolState, events: list[Event]) -> None:
     """Follow the license as it is today."""
-    granted = entitlements(state.license, state.pool, state.today)
+    granted = entitlements(state.license, state.pool, state.pool_day)
     servers = list(state.servers)
+    for pool in list(state.table.features.values()):
+        if pool.feature not in granted:
+            for borrow in list(pool.pending.values()):
+                _drop(pool, borrow, events)
     for feature in state.table.entitle(granted, servers, state.available()):
         events.append(AllocationsChanged(feature))
-        pool = state.table.features.get(feature)
-        if pool is not None:
-            _serve(state, pool, events)
+        changed = state.table.features.get(feature)
+        if changed is not None:
+            _serve(state, changed, events)
 
 
 def _drop_borrows(state: PoolState, server: str, events: list[Event]) -> None:
     """What a server asked for is void once it is down or back again."""
     for pool in state.table.features.values():
-        borrow = pool.pending.pop(server, None)
+        borrow = pool.pending.get(server)
         if borrow is not None:
-            events.append(BorrowEnded(pool.feature, server, borrow.id, exhausted=False))
+            _drop(pool, borrow, events)
+
+
+def _drop(pool: FeaturePool, borrow: PendingBorrow, events: list[Event]) -> None:
+    """End a borrow that has nothing to hope for, and say so."""
+    del pool.pending[borrow.server]
+    events.append(BorrowEnded(pool.feature, borrow.server, borrow.id, exhausted=False))
 
 
 def _serve(state: PoolState, pool: FeaturePool, events: list[Event]) -> None:
@@ -339,6 +364,5 @@ def _give(
     borrow.need = max(0, borrow.need - count)
     events.append(AllocationsChanged(pool.feature))
     if not borrow.want:
-        del pool.pending[borrow.server]
-        events.append(BorrowEnded(pool.feature, borrow.server, borrow.id, exhausted=False))
+        _drop(pool, borrow, events)
     return count

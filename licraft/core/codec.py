@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from licraft.core.state import PoolState
 
 VERSION = 1
 T = TypeVar("T")
+_FAULTS = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 _KINDS: dict[str, type[Command]] = {kind.__name__: kind for kind in COMMANDS}
 
 
@@ -45,9 +47,9 @@ def decode_entry(data: bytes) -> Entry:
             _read(str, server),
             _read(int, incarnation),
             _read(int, serial),
-            tuple(_read(_KINDS[kind], body) for kind, body in commands),
+            tuple(_read(_KINDS[kind], body) for kind, body in map(_list, _list(commands))),
         )
-    except (ValueError, TypeError, KeyError, RecursionError) as fault:
+    except _FAULTS as fault:
         raise CodecError(f"not a command of this version: {fault!r}") from fault
 
 
@@ -60,7 +62,7 @@ def decode_state(data: bytes) -> PoolState:
     """The state that these bytes are; raises CodecError."""
     try:
         return _read(PoolState, _load(data))
-    except (ValueError, TypeError, KeyError, RecursionError) as fault:
+    except _FAULTS as fault:
         raise CodecError(f"not a state of this version: {fault!r}") from fault
 
 
@@ -118,6 +120,8 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
         return date.fromisoformat
     if kind is float:
         return _number
+    if kind is str:
+        return _text
     return _exactly(kind)
 
 
@@ -133,7 +137,18 @@ def _exactly(kind: type[Any]) -> Callable[[Any], Any]:
 def _number(plain: Any) -> float:
     if type(plain) not in (int, float):
         raise CodecError(f"{plain!r} is not a number")
-    return float(plain)
+    number = float(plain)
+    if not math.isfinite(number):
+        raise CodecError(f"{plain!r} is not a finite number")
+    return number
+
+
+def _text(plain: Any) -> str:
+    if type(plain) is not str:
+        raise CodecError(f"{plain!r} is not text")
+    if not plain.isascii():
+        plain.encode()  # Half a surrogate pair cannot be written again.
+    return plain
 
 
 def _optional(readers: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:

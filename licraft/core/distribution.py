@@ -15,7 +15,8 @@ def parse_distribution(text: str) -> tuple[tuple[str, int], ...]:
     """Seats by server from "alpha:40^beta:30"; raises ValueError saying what is wrong."""
     pairs: list[tuple[str, int]] = []
     for part in text.split("^"):
-        server, colon, seats = part.strip().rpartition(":")
+        name, colon, number = part.rpartition(":")
+        server, seats = name.strip(), number.strip()
         if not colon or not server:
             raise ValueError(f"{part.strip()!r} is not SERVER:SEATS, as in alpha:40^beta:30")
         if not (seats.isascii() and seats.isdigit()) or int(seats) > MAX_SEATS:

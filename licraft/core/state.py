@@ -81,7 +81,7 @@ class PoolState:
         return bool(self.servers)
 
     @property
-    def today(self) -> date:
+    def pool_day(self) -> date:
         """The UTC day of the pool clock."""
         return date.fromordinal(_UNIX_EPOCH_DAY + self.clock_s // 86_400)
 

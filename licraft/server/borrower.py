@@ -59,6 +59,9 @@ class Borrower:
     def tick(self, desk: Desk) -> None:
         """Deny who has waited long enough, and ask again for who has not been asked for."""
         now = self._clock.now()
+        pool = self._grants.state.table.features.get(desk.feature)
+        if pool is None or pool.status is not CodeStatus.VALID:
+            self._grants.deny(desk, lambda _: True, Code.NO_SEATS)
         if desk.queue:
             self._grants.deny(
                 desk,

@@ -136,7 +136,7 @@ def authorization_list(parts: dict[str, LinesAnswer], limit: int) -> Authorizati
 
 def license_document(state: PoolState) -> LicenseDocument:
     """`GET /v1/license`."""
-    statuses = code_statuses(state.license, state.pool, state.today)
+    statuses = code_statuses(state.license, state.pool, state.pool_day)
     codes = [
         CodeView(
             id=code.id,
@@ -199,7 +199,7 @@ def trouble(server: LicenseServer) -> list[str]:
     for pool in state.table.features.values():
         if pool.status is not CodeStatus.VALID:
             lines.append(f"{pool.feature}: {license_fault(pool)}")
-        elif pool.expires and (pool.expires - state.today).days <= 30:
+        elif pool.expires and (pool.expires - state.pool_day).days <= 30:
             lines.append(f"{pool.feature}: its license expires on {pool.expires}")
         if pool.over:
             lines.append(f"{pool.feature}: over by {pool.over}, falling as seats come back")

@@ -212,9 +212,7 @@ class ServerPool:
         if body is not None:
             content = json.dumps(body).encode()
         try:
-            answer = http.request(
-                method, path, content=content, headers=headers, timeout=timeout_s
-            )
+            answer = http.request(method, path, content=content, headers=headers, timeout=timeout_s)
         except httpx.TransportError as fault:
             return Answer(0, {"code": f"unreachable: {type(fault).__name__}"})
         is_json = "json" in answer.headers.get("content-type", "")

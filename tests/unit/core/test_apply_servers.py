@@ -317,7 +317,7 @@ def test_no_wall_clock_stops_the_state_machine(wall_s: int) -> None:
     """S11: apply is total; a renewal with an absurd time still renews the lease."""
     pool = Pool(("solo",))
     assert pool.now(RenewLease("solo", 1, 1, {}, wall_s)).outcomes == (DONE,)
-    assert pool.state.today.year >= 1970
+    assert pool.state.pool_day.year >= 1970
     assert pool.renew("solo").outcomes == (DONE,)
     digest(pool.state)
 
