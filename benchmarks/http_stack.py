@@ -55,6 +55,9 @@ _SERVERS = ServerList(
 class TrivialService:
     """Answers with as much text as a license server does, and decides nothing."""
 
+    def settle(self) -> None:
+        """Nothing to write down."""
+
     def checkout(self, request: CheckoutRequest) -> tuple[int, Authorization]:
         """Always granted."""
         granted = Authorization(

@@ -126,6 +126,17 @@ class Operation:
         refused = self._gate.refusal(self.call.access, authorization)
         if refused is not None:
             return problem_reply(refused)
+        answer = self.answer_allowed(body, params)
+        if type(answer) is Reply:
+            self._service.settle()
+        return answer
+
+    def answer_allowed(self, body: bytes, params: Params = NO_PARAMS) -> Reply | Awaitable[Reply]:
+        """`answer` for a caller whose header was found to be allowed before.
+
+        The caller sees to it that the service has settled before an answer leaves
+        that is returned at once; an awaited one has.
+        """
         try:
             request = self._decode(body)
             if params:
@@ -144,6 +155,7 @@ class Operation:
     async def _later(self, result: Awaitable[Answer]) -> Reply:
         try:
             status, body = await result
+            self._service.settle()
             return reply(status, body)
         except Exception as error:  # noqa: BLE001  # as in `answer`
             return self._failed(error)

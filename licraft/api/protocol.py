@@ -40,21 +40,28 @@ log = logging.getLogger(__name__)
 CLOSE = (b"connection", b"close")
 _END_OF_HEAD = b"\r\n\r\n"
 _MAX_HEADS = 4096
+_MAX_UNSENT = 256
 
 
 class Head(NamedTuple):
     """What a request's head, from its first byte to its empty line, was found to say."""
 
     operation: Operation
-    authorization: bytes | None
     body_bytes: int
 
 
 class Shared(ServerState):
     """What the connections of one server share: operations, limits and the Date header."""
 
-    def __init__(self, operations: dict[bytes, Operation], limits: Limits) -> None:
+    def __init__(
+        self,
+        operations: dict[bytes, Operation],
+        limits: Limits,
+        settle: Callable[[], None],
+    ) -> None:
         super().__init__()
+        self._settle = settle
+        self._unsent: list[tuple[asyncio.Transport, bytes]] = []
         self.operations = operations  # the client calls by the path as it is on the wire
         self.limits = limits
         self.emptied = asyncio.Event()  # set when the last connection has gone
@@ -66,6 +73,23 @@ class Shared(ServerState):
         if len(self.heads) >= _MAX_HEADS:
             self.heads.clear()
         self.heads[head] = says
+
+    def send(self, transport: asyncio.Transport, message: bytes) -> None:
+        """Send an answer at the end of this turn of the loop, once what it promises is settled."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._unsent.append((transport, message))
+        if len(self._unsent) >= _MAX_UNSENT:
+            self.flush()  # so that a client who does not read is noticed in time
+
+    def flush(self) -> None:
+        """Send what is to be sent: one settling for all the answers of a turn."""
+        unsent, self._unsent = self._unsent, []
+        if unsent:
+            self._settle()
+        for transport, message in unsent:
+            if not transport.is_closing():
+                transport.write(message)
 
     def set_date(self, date: bytes) -> None:
         """Change the Date header, once a second."""
@@ -190,9 +214,9 @@ class LicenseProtocol(HttpToolsProtocol):
         end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
         head = self._known.get(data[:end])
         if head is not None and len(data) - end == head.body_bytes and not self._owes_an_answer():
-            answer = head.operation.answer(head.authorization, data[end:])
+            answer = head.operation.answer_allowed(data[end:])
             if type(answer) is Reply:
-                self.transport.write(self._shared.message(answer))
+                self._shared.send(self.transport, self._shared.message(answer))
                 return
             self._answer = answer
         self._whole = data
@@ -322,7 +346,7 @@ class LicenseProtocol(HttpToolsProtocol):
             answer = operation.answer(self._authorization, body)
             self._learn(operation, body)
         if type(answer) is Reply:
-            self.transport.write(self._shared.message(answer))
+            self._shared.send(self.transport, self._shared.message(answer))
         else:
             self._replay(answer)  # type: ignore[arg-type]  # mypy keeps Reply in the union
             super().on_message_complete()
@@ -332,7 +356,7 @@ class LicenseProtocol(HttpToolsProtocol):
         whole = self._whole
         end = whole.find(_END_OF_HEAD) + len(_END_OF_HEAD)
         if len(whole) - end == len(body) and operation.refusal(self._authorization) is None:
-            self._shared.learn(whole[:end], Head(operation, self._authorization, len(body)))
+            self._shared.learn(whole[:end], Head(operation, len(body)))
 
     def _replay(self, pending: Awaitable[Reply] | None = None) -> None:
         """Tell uvicorn's protocol of the request as far as it has come.
@@ -411,6 +435,7 @@ class LicenseProtocol(HttpToolsProtocol):
 
     def _refuse(self, answer: Reply) -> None:
         """Answer and close; if earlier answers are owed, close after the last of them."""
+        self._shared.flush()
         self._refused = True
         self._receiving = False
         broken = self.cycle if self.cycle is not None and self.cycle.more_body else None

@@ -70,7 +70,9 @@ class ApiServer:
         gate = Gate(tokens)
         operations = [Operation(call, service, gate, broken) for call in (*CALLS, OPENAPI)]
         self._app = build_app(operations, pages)
-        self._shared = Shared(_by_wire_path(operations) if fast else {}, self._limits)
+        self._shared = Shared(
+            _by_wire_path(operations) if fast else {}, self._limits, service.settle
+        )
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._port: int | None = None

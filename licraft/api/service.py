@@ -49,6 +49,10 @@ class LicenseService(Protocol):
         """Give seats back: 200, or a problem."""
         ...
 
+    def settle(self) -> None:
+        """Write down what the answers given so far promise; called before they leave."""
+        ...
+
     def pool(self) -> PoolView:
         """The pool as this server sees it."""
         ...

@@ -95,13 +95,16 @@ class Answers:
         status = 429 if code is Code.OVERLOADED else 503
         return Problem(status, code, detail, retry_after=retry_after_s, servers=self._servers)
 
-    def denied(self, code: Code, pool: FeaturePool, in_use: int, waiting: int) -> Problem:
-        """Why a request that was understood gets no seats."""
+    def denied(
+        self, code: Code, pool: FeaturePool, count: int, in_use: int, waiting: int
+    ) -> Problem:
+        """Why a request for `count` seats that was understood gets none."""
         if code is Code.NO_SEATS:
+            asked = f"{count} asked for" if count > 1 else "none left"
             return Problem(
                 409,
                 code,
-                f"{pool.feature}: {in_use} of {pool.deployed} seats are in use",
+                f"{pool.feature}: {asked}, {in_use} of {pool.deployed} seats are in use",
                 in_use=in_use,
                 deployed=pool.deployed,
                 waiting=waiting,

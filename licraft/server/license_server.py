@@ -171,7 +171,7 @@ class LicenseServer:
                 return self._repeated(known, request, client)
         desk = grants.desk(feature)
         if len(grants.record) >= MAX_AUTHORIZATIONS:
-            return self._denied(desk, Code.OVERLOADED)
+            return self._denied(desk, Code.OVERLOADED, count)
         granted = grants.request(desk, id, count, client)
         if granted is not None:
             self.borrower.consider(desk)
@@ -180,11 +180,11 @@ class LicenseServer:
         behind = request.wait == 0 and bool(desk.queue and desk.borrow) and not desk.asking
         if count > pool.deployed or behind:
             desk.denied += 1
-            return self._denied(desk, Code.NO_SEATS)
+            return self._denied(desk, Code.NO_SEATS, count)
         patience_s = self.state.lease_s
         decision = grants.enqueue(desk, id, count, client, Reason.REQUEST, request.wait, patience_s)
         self.borrower.consider(desk)
-        return self._decided(desk, decision)
+        return self._decided(desk, count, decision)
 
     def heartbeat(
         self, request: HeartbeatRequest
@@ -233,6 +233,10 @@ class LicenseServer:
         if elsewhere:
             return self._passed_on(elsewhere, released, unknown)
         return 200, CheckinAnswer(released, unknown)
+
+    def settle(self) -> None:
+        """Write down what was granted and ended since the last time, before answers leave."""
+        self._record_log.flush()
 
     # -- observation and administration -----------------------------------------------
 
@@ -315,6 +319,7 @@ class LicenseServer:
         elif not self.standing.acts():
             self._turn_away(Code.NO_QUORUM)
         self.grants.expire()
+        self.settle()
         self.grants.compact()
         for desk in list(self.grants.desks.values()):
             self.borrower.tick(desk)
@@ -453,25 +458,28 @@ class LicenseServer:
 
     # -- answers that take time ---------------------------------------------------------
 
-    def _denied(self, desk: Desk, code: Code) -> CheckoutResult:
+    def _denied(self, desk: Desk, code: Code, count: int) -> CheckoutResult:
         pool = self.state.table.features.get(desk.feature)
         if pool is None:
             return _answer(self.answers.unknown(desk.feature, self.state))
         if code is Code.NO_SEATS and pool.status is not CodeStatus.VALID:
             return _answer(self.answers.unlicensed(pool, None) or Problem(409, code, ""))
         in_use = sum(views.in_use(self, name).get(desk.feature, 0) for name in self.state.servers)
-        return _answer(self.answers.denied(code, pool, in_use, len(desk.queue)))
+        return _answer(self.answers.denied(code, pool, count, in_use, len(desk.queue)))
 
     def _repeated(
         self, known: Authorization, request: CheckoutRequest, client: ClientFields
     ) -> CheckoutResult:
         """A checkout whose answer was lost gets the same authorization, valid from now."""
         if not same_request(known, request.feature, request.count, client):
-            return self._denied(self.grants.desk(request.feature), Code.INVALID_REQUEST)
+            desk = self.grants.desk(request.feature)
+            return self._denied(desk, Code.INVALID_REQUEST, request.count)
         self.grants.renew(known)
         return 200, self.answers.granted(known, self.state.ttl_s)
 
-    async def _decided(self, desk: Desk, decision: asyncio.Future[Decision]) -> CheckoutResult:
+    async def _decided(
+        self, desk: Desk, count: int, decision: asyncio.Future[Decision]
+    ) -> CheckoutResult:
         """Wait for the queue's decision; a client that goes away leaves the queue.
 
         What was granted but cannot be answered stays on record until it expires: the
@@ -479,10 +487,10 @@ class LicenseServer:
         """
         result = await decision
         if isinstance(result, Denial):
-            return self._denied(desk, result.code)
+            return self._denied(desk, result.code, count)
         if not self.standing.acts():
             # Paused between the grant and now: its answer must not leave without a lease.
-            return self._denied(desk, Code.NO_QUORUM)
+            return self._denied(desk, Code.NO_QUORUM, count)
         self.borrower.consider(desk)
         return 201, self.answers.granted(result, self.state.ttl_s)
 

@@ -1,7 +1,8 @@
 """The record of distribution on disk: plain appends that survive the process's death.
 
 May import the core, msgspec and `errors`. Each grant and each end of a grant is one
-line, written before its answer leaves and never fsynced: that survives a kill, not a
+line; the lines of a turn of the event loop are written at once, by `flush`, before its
+answers leave, and never fsynced: that survives a kill, not a
 power loss, so the file names the kernel's boot id and this server's incarnation, and it
 is believed only under the conditions of `trusted`. Source: pool protocol, section 5.
 """
@@ -83,6 +84,7 @@ class RecordLog:
         self._boot = boot
         self._file: int | None = None
         self._lines = 0
+        self._unwritten: list[bytes] = []
 
     def load(self) -> SavedRecord | None:
         """What an earlier process left; None if there is nothing that can be read."""
@@ -135,12 +137,28 @@ class RecordLog:
         self._lines = len(lines)
 
     def granted(self, authorization: Authorization) -> None:
-        """Note a grant, before its answer leaves."""
-        self._append(_encode(_grant(authorization)) + b"\n")
+        """Note a grant; `flush` must follow before its answer leaves."""
+        if self._file is not None:
+            self._unwritten.append(_encode(_grant(authorization)))
 
     def ended(self, id: str) -> None:
         """Note that an authorization is no longer on record."""
-        self._append(_encode(_End(id)) + b"\n")
+        if self._file is not None:
+            self._unwritten.append(_encode(_End(id)))
+
+    def flush(self) -> None:
+        """Write what was noted."""
+        lines = self._unwritten
+        if not lines or self._file is None:
+            return
+        self._lines += len(lines)
+        lines.append(b"")
+        data = b"\n".join(lines)
+        self._unwritten = []
+        try:
+            _write(self._file, data)
+        except OSError as fault:
+            self._give_up(fault)
 
     def outgrown(self, live: int) -> bool:
         """Whether the file holds so much that is over that it should be begun anew."""
@@ -148,6 +166,7 @@ class RecordLog:
 
     def close_orderly(self) -> None:
         """Mark the file as complete and make it durable: it is believed after a reboot too."""
+        self.flush()
         if self._file is None:
             return
         try:
@@ -165,19 +184,10 @@ class RecordLog:
 
     def abandon(self) -> None:
         """Stop following the record, leaving the file as it is."""
+        self._unwritten = []
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-    def _append(self, line: bytes) -> None:
-        if self._file is None:
-            return
-        try:
-            _write(self._file, line)
-        except OSError as fault:
-            self._give_up(fault)
-            return
-        self._lines += 1
 
     def _give_up(self, fault: OSError) -> None:
         """A file that misses a grant must never be believed: remove it."""

@@ -83,12 +83,17 @@ class FakeService:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.settled = 0
         self.requests: list[CheckoutRequest] = []
         self.waiting: list[asyncio.Future[CheckoutResult]] = []
         self.installed: list[str] = []
         self.removed: list[str] = []
         self.asked: list[tuple[str | None, str | None, str | None]] = []
         self.ready = True
+
+    def settle(self) -> None:
+        """Nothing is written down here; counted, so that a test can see it come first."""
+        self.settled = self.calls
 
     def checkout(self, request: CheckoutRequest) -> CheckoutResult | Awaitable[CheckoutResult]:
         self.calls += 1
