@@ -234,8 +234,8 @@ def _release(command: Release, state: PoolState, index: int, events: list[Event]
     borrow = pool.pending.get(command.to)
     if borrow is None or borrow.id != command.borrow or pool.over:
         return OVERTAKEN
-    if command.to == command.server and count:
-        return OVERTAKEN
+    if command.to == command.server:
+        count = 0  # A leader that borrows has nothing to give to itself.
     if command.level is not Level.OFFERED:
         borrow.answered[command.server] = command.level
     count = _give(pool, borrow, command.server, count, events)

@@ -84,6 +84,17 @@ class Borrower:
         held = pool is not None and self._server in pool.pending
         self._over(desk, held, event.exhausted)
 
+    def restored(self, desk: Desk) -> None:
+        """The state was replaced by a snapshot: see whether this server's borrow is still open."""
+        if not desk.borrow or not desk.placed:
+            return
+        pool = self._grants.state.table.features.get(desk.feature)
+        pending = pool.pending.get(self._server) if pool else None
+        if pending is None or pending.id != desk.borrow:
+            self._over(desk, held=False, exhausted=False)
+        elif pending.exhausted and desk.asking:
+            self._over(desk, held=True, exhausted=True)
+
     def give(self, event: Solicited) -> None:
         """Answer the leader's question, with 0 seats if there is nothing to give."""
         pool = self._grants.state.table.features.get(event.feature)
@@ -151,6 +162,7 @@ class Borrower:
         for waiting in desk.queue:
             waiting.asked = True
         self._borrows += 1
+        desk.placed = False
         desk.borrow = f"{self._server}:{self._grants.incarnation}:{self._borrows}"
         desk.asking = True
         desk.hold = any(w.deadline_s > now for w in desk.queue)
@@ -179,6 +191,10 @@ class Borrower:
         pending = pool.pending.get(self._server) if pool else None
         if pending is not None and pending.id == borrow:
             desk.since = pending.since
+            desk.placed = True
+        else:
+            # It was over within a snapshot, whose events nobody saw.
+            self._over(desk, held=False, exhausted=False)
 
     def _over(self, desk: Desk, held: bool, exhausted: bool) -> None:
         """No more is coming for now: serve who can be served, deny who will not wait."""

@@ -45,8 +45,9 @@ class Desk:
     """One feature on this server.
 
     `set_aside` seats are promised to another server by a `Release` that is under way.
-    `borrow` is the id of this server's borrow, `asking` whether the leader still looks
-    for seats for it; `since` its place in the pool's order (a log index).
+    `borrow` is the id of this server's borrow, `placed` whether it was seen to be in the
+    replicated state, `asking` whether the leader still looks for seats for it; `since` is
+    its place in the pool's order (a log index).
     """
 
     feature: str
@@ -54,6 +55,7 @@ class Desk:
     queue: deque[Waiting] = field(default_factory=deque)
     denied: int = 0
     borrow: str = ""
+    placed: bool = False
     asking: bool = False
     hold: bool = False
     since: int = 0

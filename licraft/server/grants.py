@@ -24,6 +24,7 @@ from licraft.server.tokens import ClientFields, TokenMint
 
 MAX_AUTHORIZATIONS = 2_000_000
 MAX_QUEUE = 10_000
+_LOG_RETRY_S = 10.0
 
 
 class Grants:
@@ -38,6 +39,7 @@ class Grants:
         self._log = record_log
         self._mint: TokenMint | None = None
         self._minted_for = ""
+        self._log_due_s = float("-inf")
         self.incarnation = 0
         self.record = Record()
         self.desks: dict[str, Desk] = {}
@@ -198,14 +200,17 @@ class Grants:
             self.on_freed(desk)
 
     def begin(self, incarnation: int, saved: SavedRecord | None) -> None:
-        """Act as `incarnation`, with a record that was saved, if it may be believed."""
+        """Act as `incarnation`, with a record that was saved, if it may be believed.
+
+        The record's file is begun by `keep_log`, once the whole record is known.
+        """
         self.incarnation = incarnation
+        self._log.forsake()
+        self._log_due_s = float("-inf")
         now = self._clock.now()
-        if saved is not None:
-            for authorization in saved.authorizations:
-                self.record.grant(authorization, now, self._expiry(now))
-                self.changed[authorization.id] = authorization
-        self._log.start(incarnation, self.record)
+        for authorization in saved.authorizations if saved is not None else ():
+            self.record.grant(authorization, now, self._expiry(now))
+            self.changed[authorization.id] = authorization
 
     def forget(self) -> None:
         """Drop the whole record: the pool has reclaimed its seats."""
@@ -213,9 +218,17 @@ class Grants:
             self.changed[authorization.id] = None
         self.record.clear()
 
-    def compact(self) -> None:
-        """Begin the record's file anew when most of it is over."""
-        if self._log.outgrown(len(self.record)):
+    def keep_log(self) -> None:
+        """Follow the record on disk: begin the file, and anew when most of it is over.
+
+        Not to be called while the server recovers: a file that misses grants of the
+        earlier incarnation would be believed after the next restart.
+        """
+        now = self._clock.now()
+        if not self._log.follows and now >= self._log_due_s:
+            self._log_due_s = now + _LOG_RETRY_S
+            self._log.start(self.incarnation, self.record)
+        elif self._log.outgrown(len(self.record)):
             self._log.start(self.incarnation, self.record)
 
     def _expiry(self, now: float) -> float:

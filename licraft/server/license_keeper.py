@@ -49,6 +49,8 @@ class LicenseKeeper:
         self._keys = keys
         self._copy = copy
         self._given = given
+        # Read before the pool's file takes its place: it may be newer.
+        self._found = _read(copy)
         self._offered = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._distrusted: frozenset[str] = frozenset()
@@ -105,21 +107,19 @@ class LicenseKeeper:
 
     async def _offer(self) -> None:
         """Install the newer of the configured file and the copy, if the pool's is older."""
-        for source in (self._given, self._copy):
-            if source is None:
-                continue
-            try:
-                text = await asyncio.to_thread(source.read_text, encoding="utf-8")
-            except FileNotFoundError:
-                if source == self._given:
-                    log.info("%s: no license file there yet", source)
-                continue
-            except (OSError, UnicodeDecodeError) as fault:
-                self._note(f"license file {source} cannot be read: {fault}")
-                continue
-            await self._offer_text(source, text)
+        if self._given is not None:
+            given = await asyncio.to_thread(_read, self._given)
+            await self._offer_text(self._given, given)
+        await self._offer_text(self._copy, self._found)
 
-    async def _offer_text(self, source: Path, text: str) -> None:
+    async def _offer_text(self, source: Path, text: str | OSError | UnicodeDecodeError) -> None:
+        if isinstance(text, FileNotFoundError):
+            if source == self._given:
+                log.info("%s: no license file there yet", source)
+            return
+        if not isinstance(text, str):
+            self._note(f"license file {source} cannot be read: {text}")
+            return
         try:
             file = await asyncio.to_thread(parse_license_file, text, self._keys)
             if file.sequence < self.state.license.sequence:
@@ -171,6 +171,14 @@ class LicenseKeeper:
 def text_digest(text: str) -> str:
     """SHA-256 of a license file's text, in hexadecimal; empty for no text."""
     return hashlib.sha256(text.encode()).hexdigest() if text else ""
+
+
+def _read(path: Path) -> str | OSError | UnicodeDecodeError:
+    """The text of a file, or why it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        return fault
 
 
 def _replace(path: Path, text: str) -> None:

@@ -121,6 +121,7 @@ class LicenseServer:
         self.reports = Reports(name, engine, self.grants, self.clock, self.failover.strike)
         self.grants.may_act = self.standing.may_grant
         self.grants.on_freed = self.borrower.offer
+        self._granting = False
         self._report_due_s = 0.0
         self._reporting: asyncio.Task[None] | None = None
         pool.on_applied = self._applied
@@ -316,13 +317,17 @@ class LicenseServer:
         may_grant = self.may_grant()
         if may_grant:
             self.keeper.offer()
+            self.grants.keep_log()
+            if not self._granting:
+                for desk in self.grants.desks.values():
+                    self.borrower.offer(desk)  # what it could not give until now
         elif not self.standing.acts():
             self._turn_away(Code.NO_QUORUM)
         self.grants.expire()
         self.settle()
-        self.grants.compact()
         for desk in list(self.grants.desks.values()):
             self.borrower.tick(desk)
+        self._granting = may_grant
         self.leader.tick(acts=may_grant)
         now = self.clock.now()
         if self.standing.up and now >= self._report_due_s and self._reporting is None:
@@ -397,11 +402,18 @@ class LicenseServer:
         """The state was replaced by a snapshot: entries were skipped, look at all of it."""
         self.proposer.note_restored(self.state)
         me = self.state.servers.get(self.name)
-        if me is None or me.incarnation != self.standing.incarnation or not me.acts:
+        known = me is not None and me.incarnation == self.standing.incarnation
+        if self.standing.incarnation and not known:
+            # It came up unseen, so whether it had been reclaimed before cannot be known.
+            self.grants.forget()
+            self.standing.recover()
+        if me is None or not known or not me.acts:
             self._went_down(self.name)
         self.engine_changed()
         for feature in self.state.table.features:
             self._allocated(feature)
+        for desk in self.grants.desks.values():
+            self.borrower.restored(desk)
         self.keeper.changed()
 
     def _allocated(self, feature: str) -> None:
@@ -438,6 +450,8 @@ class LicenseServer:
         self.standing.came_up(event.incarnation)
         self.borrower.reset()
         self.grants.begin(event.incarnation, saved)
+        if not self.standing.recovering_s():
+            self.grants.keep_log()
         log.info(
             "%s is up as incarnation %d with %d authorizations",
             self.name,

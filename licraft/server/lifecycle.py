@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from licraft.vendor.keys import load_trusted_keys
 log = logging.getLogger(__name__)
 
 _COLLECT_S = 1.0
+_FULL_EVERY = 3600
 
 
 def prepare_data_dir(path: Path) -> None:
@@ -126,15 +128,20 @@ async def _tend_garbage() -> None:
 
     A full collection looks at every live authorization and would stop the server for
     tens of milliseconds with 200,000 of them. What survives a young collection is frozen:
-    it is freed by its reference count as usual, and never looked at again.
+    it is freed by its reference count as usual. Once an hour everything is looked at, for
+    the sake of cycles that became garbage after they were frozen.
     """
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
-        while True:
+        for turn in itertools.count(1):
             await asyncio.sleep(_COLLECT_S)
-            gc.collect(1)
+            if turn % _FULL_EVERY:
+                gc.collect(1)
+            else:
+                gc.unfreeze()
+                gc.collect()
             gc.freeze()
     finally:
         gc.enable()

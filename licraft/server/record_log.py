@@ -160,6 +160,16 @@ class RecordLog:
         except OSError as fault:
             self._give_up(fault)
 
+    @property
+    def follows(self) -> bool:
+        """Whether grants are being noted."""
+        return self._file is not None
+
+    def forsake(self) -> None:
+        """Remove the file: what this server has granted is not known."""
+        self.abandon()
+        self._path.unlink(missing_ok=True)
+
     def outgrown(self, live: int) -> bool:
         """Whether the file holds so much that is over that it should be begun anew."""
         return self._file is not None and self._lines > 4 * live + _SLACK
@@ -196,8 +206,7 @@ class RecordLog:
             self._path,
             fault.strerror,
         )
-        self.abandon()
-        self._path.unlink(missing_ok=True)
+        self.forsake()
 
 
 _ORDERLY_LINE = _encode(_Orderly())

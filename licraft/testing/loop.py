@@ -35,13 +35,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self,
         executor: Executor | None,
         func: Callable[[Unpack[Ts]], T],
-        *args: Unpack[Ts],
+        *args: *Ts,
     ) -> asyncio.Future[T]:
         """Do the work now: a thread would take real time and make runs differ."""
         done: asyncio.Future[T] = self.create_future()
         try:
             done.set_result(func(*args))
-        except Exception as fault:  # Whatever a thread raises reaches its caller this way.
+        # Whatever a thread raises reaches its caller this way.
+        except Exception as fault:  # noqa: BLE001
             done.set_exception(fault)
         return done
 

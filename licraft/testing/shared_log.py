@@ -87,6 +87,8 @@ class SharedLog:
         self.random = random_source or random.Random(0)
         self.latency_s = latency_s
         self.engines: dict[str, ScriptedEngine] = {}
+        # Tasks that wait for a crashed engine wait for ever; asyncio reports those it forgets.
+        self._crashed: list[ScriptedEngine] = []
         self.fate: Callable[[str, bytes], Fate] = lambda server, command: COMMITTED
         self.ask_lost: Callable[[str, str], bool] = lambda asker, asked: False
         self.on_applied: Callable[[str, int], None] = lambda server, index: None
@@ -95,6 +97,7 @@ class SharedLog:
         self._base = 0
         self._snapshot = b""
         self._cut: set[frozenset[str]] = set()
+        self._commits: dict[str, bool] = {}
         self._lame_since_s: float | None = None
         self.view = _View(None, 0, 0)
 
@@ -102,6 +105,11 @@ class SharedLog:
     def index(self) -> int:
         """The last committed log index."""
         return self._base + len(self._entries)
+
+    @property
+    def length(self) -> int:
+        """How many entries the log has since it was compacted."""
+        return len(self._entries)
 
     @property
     def leader(self) -> str | None:
@@ -112,6 +120,10 @@ class SharedLog:
     def base(self) -> tuple[int, bytes]:
         """The log index of the snapshot that replaces what was compacted, and the snapshot."""
         return self._base, self._snapshot
+
+    def bury(self, engine: ScriptedEngine) -> None:
+        """Keep a crashed engine, and with it all that waits for it, until the run is over."""
+        self._crashed.append(engine)
 
     def entry(self, index: int) -> bytes | None:
         """The command at a log index after `base`; None is an election's empty entry."""
@@ -139,6 +151,7 @@ class SharedLog:
     def cut(self, a: str, b: str) -> None:
         """Cut the link between two servers."""
         self._cut.add(frozenset((a, b)))
+        self.rewired()
 
     def isolate(self, *group: str) -> None:
         """Cut every link between the servers of `group` and the others."""
@@ -150,8 +163,13 @@ class SharedLog:
     def heal(self) -> None:
         """Mend all links."""
         self._cut.clear()
+        self.rewired()
         for engine in self.engines.values():
             engine.nudge()
+
+    def rewired(self) -> None:
+        """Links, servers or pauses have changed: who can commit is to be found out anew."""
+        self._commits.clear()
 
     def linked(self, a: str, b: str) -> bool:
         """Whether two servers are there and can talk to each other."""
@@ -165,8 +183,11 @@ class SharedLog:
         """Whether a server could commit as the leader: it runs and reaches a majority."""
         if leader is None or leader not in self.engines or self.engines[leader].paused:
             return False
-        votes = sum(self.linked(leader, n) and not self.engines[n].paused for n in self.engines)
-        return 2 * votes > len(self.servers)
+        known = self._commits.get(leader)
+        if known is None:
+            votes = sum(self.linked(leader, n) and not self.engines[n].paused for n in self.engines)
+            known = self._commits[leader] = 2 * votes > len(self.servers)
+        return known
 
     def elect(self, leader: str) -> None:
         """Make a server the leader, in a new term."""
@@ -214,6 +235,7 @@ class ScriptedEngine(Engine):
             self.applied, snapshot = log.base
             machine.restore(self.applied, snapshot)
         log.engines[server] = self
+        log.rewired()
         self.nudge()
 
     # -- the contract -----------------------------------------------------------------
@@ -279,15 +301,18 @@ class ScriptedEngine(Engine):
         """End as if killed: whoever waits for this engine waits for ever."""
         self._crashed = True
         self._leave()
+        self.log.bury(self)
 
     def pause(self) -> None:
         """Stand still while time goes on, like a process that is stopped."""
         self.paused = True
+        self.log.rewired()
         self._awake.clear()
 
     def resume(self) -> None:
         """Go on."""
         self.paused = False
+        self.log.rewired()
         self._awake.set()
         self.nudge()
 
@@ -329,6 +354,7 @@ class ScriptedEngine(Engine):
     def _leave(self) -> None:
         if self.log.engines.get(self.server) is self:
             del self.log.engines[self.server]
+            self.log.rewired()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

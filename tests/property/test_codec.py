@@ -23,6 +23,7 @@ from licraft.core.commands import COMMANDS, Command, Entry
 from licraft.core.state import PoolState
 
 V = bytes([VERSION])
+pytestmark = pytest.mark.timeout(400)  # a failing history takes a while to shrink
 
 
 def test_every_command_has_a_strategy() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from support.pools import FEATURES
 from support.seat_model import FREE, SeatModel
-from support.strategies import histories
+from support.strategies import fewer, histories
 
 from licraft.core.apply import apply
 from licraft.core.codec import encode_state
 from licraft.core.commands import Entry
 from licraft.core.invariants import check
 from licraft.core.state import PoolState
+
+pytestmark = pytest.mark.timeout(400)  # a failing history takes a while to shrink
 
 
 def seats_of(state: PoolState, feature: str) -> dict[str, int]:
@@ -71,6 +74,7 @@ def test_no_free_seat_lies_idle_while_a_request_waits_for_it(log: list[Entry]) -
             assert not (open_seats and waiting)
 
 
+@fewer(2)
 @given(histories(max_steps=40))
 def test_a_sequenced_entry_counts_once_whenever_it_comes_again(log: list[Entry]) -> None:
     state = PoolState()
@@ -83,6 +87,7 @@ def test_a_sequenced_entry_counts_once_whenever_it_comes_again(log: list[Entry])
                 assert state_bytes(state) == before
 
 
+@fewer(2)
 @given(histories(max_steps=40))
 def test_an_unsequenced_entry_twice_at_once_is_the_same_as_once(log: list[Entry]) -> None:
     state = PoolState()

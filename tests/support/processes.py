@@ -3,11 +3,12 @@
 May import `licraft.pool_files`, `licraft.cli.processes` and the vendor room, so that a
 pool here is what `licraft init` and `licraft run` make. Talks to the servers by raw HTTP
 only. Ends what it started, always: `close` is called by the fixtures of
-`tests/integration/conftest.py`, and the kernel ends the servers if this process dies.
+`support.pool_fixtures`, and the kernel ends the servers if this process dies.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -18,12 +19,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 
 from licraft.cli.processes import ServerProcess, end_all, run_command, start
-from licraft.pool_files import NAMES, PlannedServer, PoolPlan, write_pool
+from licraft.pool_files import (
+    NAMES,
+    PEER_PORT_OFFSET,
+    PlannedServer,
+    PoolPlan,
+    local_servers,
+    write_pool,
+)
 from licraft.vendor.codes import make_code, read_code
 from licraft.vendor.keys import VendorPrivateKey, generate, write_keys
 from licraft.vendor.license_file import write_license_file
@@ -39,7 +47,7 @@ _POLL_S = 0.02
 _LOG_LINES = 60
 
 
-def wait_for(condition: Callable[[], T], within_s: float, what: str) -> T:
+def wait_for(condition: Callable[[], T | Literal[False]], within_s: float, what: str) -> T:
     """The first true value of `condition`; AssertionError after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while True:
@@ -51,20 +59,30 @@ def wait_for(condition: Callable[[], T], within_s: float, what: str) -> T:
         time.sleep(_POLL_S)
 
 
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of loopback that nobody listens on, all different."""
-    found: list[int] = []
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
+    candidates = random.sample(_PORTS, len(_PORTS))
+    return list(itertools.islice(filter(is_free, candidates), count))
+
+
+def free_demo_port(servers: int = 3) -> int:
+    """A port for `licraft demo --port`: it and those that follow from it are free."""
+    for port in random.sample(_PORTS[: -PEER_PORT_OFFSET - servers], 100):
+        planned = local_servers(servers, port)
+        if all(is_free(s.api_port) and is_free(s.peer_port) for s in planned):
+            return port
+    raise AssertionError("no free ports for a demo")
 
 
 @dataclass(frozen=True)
@@ -170,13 +188,16 @@ class ServerPool:
         for http in self._http.values():
             http.close()
 
-    def reboot(self, name: str) -> None:
-        """Make a server that is down believe that its machine has restarted since."""
+    def reboot(self, name: str, *, powerless: bool = False) -> None:
+        """Make a server that is down believe that its machine has restarted since.
+
+        With `powerless` by a loss of power: the file lacks what was not yet on the disk.
+        """
         path = self.record_log(name)
-        header, _, rest = path.read_bytes().partition(b"\n")
-        fields = json.loads(header)
-        fields["boot"] = "another-boot"
-        path.write_bytes(json.dumps(fields).encode() + b"\n" + rest)
+        header, *lines = path.read_bytes().splitlines(keepends=True)
+        fields = json.loads(header) | {"boot": "another-boot"}
+        kept = lines[: len(lines) // 2] if powerless else lines
+        path.write_bytes(json.dumps(fields).encode() + b"\n" + b"".join(kept))
 
     def record_log(self, name: str) -> Path:
         """The file that follows a server's record."""
@@ -272,8 +293,18 @@ class ServerPool:
 
     def wait_ready(self, *names: str, within_s: float = READY_S) -> None:
         """Wait until these servers, or all, may grant."""
-        for name in names or self.names:
-            wait_for(lambda name=name: self.ready(name), within_s, f"{name} is ready")  # type: ignore[misc]  # a default binds the loop's value
+        wanted = names or self.names
+        wait_for(lambda: all(map(self.ready, wanted)), within_s, f"ready: {', '.join(wanted)}")
+
+    def wait_everywhere(
+        self, condition: Callable[[str], object], within_s: float, what: str
+    ) -> None:
+        """Wait until a condition holds at every running server."""
+
+        def lacking() -> list[str]:
+            return [name for name in self.names if self.running(name) and not condition(name)]
+
+        wait_for(lambda: not lacking(), within_s, f"{what} everywhere")
 
     def leader(self) -> str:
         """The server that all running servers that are ready call leader; waits for it."""
@@ -325,12 +356,11 @@ class ServerPool:
         text = self.license_text(counts, sequence=self._sequence)
         answer = self.ask(at or self.names[0], "PUT", "/v1/license", content=text.encode())
         assert answer.status == 200, answer
-        for name in filter(self.running, self.names):
-            wait_for(
-                lambda name=name: self.get(name, "/v1/license").body["sequence"] == self._sequence,  # type: ignore[misc]  # a default binds the loop's value
-                10,
-                f"{name} has the license",
-            )
+        self.wait_everywhere(
+            lambda name: self.get(name, "/v1/license").body["sequence"] == self._sequence,
+            10,
+            "the license is installed",
+        )
 
     # -- accounts -----------------------------------------------------------------------
 
@@ -349,9 +379,13 @@ def balanced(feature: Mapping[str, Any]) -> bool:
     """`free + sum(allocated) + commuters == deployed`, and no share or pool below nothing."""
     shares = [part["allocated"] for part in feature["servers"].values()]
     total = feature["free"] + sum(shares) + feature["commuters"]
-    return total == feature["deployed"] and min(feature["free"], *shares) >= 0
+    return bool(total == feature["deployed"]) and min(feature["free"], *shares) >= 0
 
 
 def stranger() -> VendorPrivateKey:
     """The key of a vendor whom no pool here trusts."""
     return generate()
+
+
+MakePool = Callable[..., ServerPool]
+"""Makes a pool that runs: `make_pool({"cad": 100}, servers=3, ttl_s=6.0)`."""

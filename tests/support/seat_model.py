@@ -225,6 +225,8 @@ class SeatModel:
             self.valid[feature] = now is not None and now.status is CodeStatus.VALID
             if now and self.valid[feature]:
                 self.target[feature] = dict(now.distribution) or None
+            if not now:
+                self.wishes[feature].clear()
             self._grow(feature)
             self._settle(feature)
             if not now and not sum(self.seats[feature].values()):

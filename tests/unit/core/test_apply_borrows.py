@@ -148,10 +148,12 @@ def test_only_the_leaders_gift_opens_the_free_pool_to_a_failover() -> None:
     assert pool.seats() == {"free": 5, ALPHA: 2, BETA: 13}
 
 
-def test_a_leader_that_borrows_opens_the_free_pool_to_itself() -> None:
+@pytest.mark.parametrize("gives", [0, 2])
+def test_a_leader_that_borrows_opens_the_free_pool_to_itself(gives: int) -> None:
+    """What it gives to itself is nothing, even if seats came free since it borrowed."""
     pool = licensed(20, "alpha:5^beta:5")
     pool.borrow(ALPHA, 3, reason=FAILOVER)
-    assert pool.give(ALPHA, 0, ALPHA, leader=True) == Outcome(Effect.DONE)
+    assert pool.give(ALPHA, gives, ALPHA, leader=True) == Outcome(Effect.DONE)
     assert pool.seats() == {"free": 7, ALPHA: 8, BETA: 5}
 
 

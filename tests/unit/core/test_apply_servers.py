@@ -10,6 +10,7 @@ from support.pools import ALPHA, BETA, CAD, GAMMA, TODAY, Pool, code, form, lice
 from licraft.core.codec import digest
 from licraft.core.commands import (
     Borrow,
+    Command,
     Entry,
     Level,
     Reason,
@@ -106,12 +107,13 @@ def test_it_is_told_that_its_record_is_void_only_after_a_reclaim() -> None:
 def test_commands_for_servers_that_are_not_there_have_no_effect() -> None:
     pool = licensed(30)
     before = pool.seats()
-    for command, outcome in [
+    table: list[tuple[Command, Outcome]] = [
         (ServerUp("nobody", 1, 0.8, "n"), OVERTAKEN),
         (RenewLease("nobody", 1, 1, {}, 1), STALE),
         (ServerDown("nobody", 1, 1), OVERTAKEN),
         (Reclaim("nobody", 1), OVERTAKEN),
-    ]:
+    ]
+    for command, outcome in table:
         assert pool.now(command).outcomes == (outcome,)
     assert pool.apply(Entry("nobody", 1, 1, (BORROW, GIVE))).outcomes == (STALE, STALE)
     assert pool.seats() == before

@@ -39,6 +39,13 @@ def test_who_is_up_comes_before_who_is_draining_new_or_down() -> None:
     assert leads == [True, False, False, False, False]
 
 
+def test_the_leader_is_first_even_while_it_drains() -> None:
+    """It is where fail-over is decided, whatever its state."""
+    pool = Pool()
+    pool.state.servers[GAMMA].status = ServerStatus.DRAINING
+    assert names(pool, GAMMA) == [GAMMA, ALPHA, BETA]
+
+
 def test_places_tell_where_a_server_is_and_how_it_does() -> None:
     pool = Pool()
     pool.down(BETA)
@@ -49,13 +56,9 @@ def test_places_tell_where_a_server_is_and_how_it_does() -> None:
 def test_the_version_grows_with_every_change() -> None:
     pool = Pool()
     versions = [list_version(pool.state, None, 1), list_version(pool.state, ALPHA, 1)]
-    for change in (
-        lambda: pool.down(BETA),
-        lambda: pool.up(BETA),
-        lambda: pool.up(GAMMA),
-        lambda: pool.down(ALPHA),
-    ):
-        change()
+    changes = [(pool.down, BETA), (pool.up, BETA), (pool.up, GAMMA), (pool.down, ALPHA)]
+    for change, server in changes:
+        change(server)
         versions.append(list_version(pool.state, ALPHA, 1))
     versions.append(list_version(pool.state, None, 2))
     versions.append(list_version(pool.state, BETA, 2))

@@ -1,15 +1,17 @@
-"""Pools of real server processes for the tests of this folder, and their logs on failure."""
+"""Fixtures: pools of real server processes, with their logs beside a failure.
+
+A test module takes them by `pytest_plugins = ["support.pool_fixtures"]`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import ServerPool
+from support.processes import MakePool, ServerPool
 
-MakePool = Callable[..., ServerPool]
 _open: list[ServerPool] = []
 
 
@@ -53,9 +55,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
     """
     before = len(_open)
     try:
-        yield _make(
-            tmp_path_factory.mktemp("calm") / "pool", {"cad": 100, "sim": 30, "cam": 7}, {}
-        )
+        yield _make(tmp_path_factory.mktemp("calm") / "pool", {"cad": 100, "sim": 30, "cam": 7}, {})
     finally:
         _close(_open[before:])
 
@@ -63,9 +63,9 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:
+) -> Generator[None, Any, Any]:
     """Show the ends of the servers' logs beside a failure."""
-    report: Any = yield
+    report = yield
     if report.failed:
         for pool in _open:
             report.sections.append((f"servers of {pool.directory}", pool.logs()))
