@@ -80,8 +80,10 @@ def apply(state: PoolState, index: int, entry: Entry) -> Applied:
 def _apply_from(
     entry: Entry, command: Command, state: PoolState, index: int, events: list[Event]
 ) -> Outcome:
-    """Apply a command; seats are asked for and given only by the server that has them."""
-    if isinstance(command, Borrow | Release) and command.server != entry.server:
+    """Apply a command; seats are asked for and given once, by the server that has them."""
+    if isinstance(command, Borrow | Release) and (
+        command.server != entry.server or not entry.serial
+    ):
         return STALE
     return _apply(command, state, index, events)
 

@@ -112,6 +112,18 @@ class Borrower:
             count = min(self._spare(desk, pool, borrow, level), self._lacks(borrow, level))
         return self._release(desk, count, borrow.server, borrow.id, level, leader)
 
+    def yields(self, desk: Desk) -> bool:
+        """Whether somebody waits at another server who came before this desk's oldest request."""
+        pool = self._grants.state.table.features.get(desk.feature)
+        if pool is None or not pool.pending:
+            return False
+        return any(
+            borrow.need > 0
+            and borrow.server != self._server
+            and (not desk.since or borrow.since < desk.since)
+            for borrow in pool.pending.values()
+        )
+
     def offer(self, desk: Desk) -> None:
         """Seats came free: retire what is too many, or give them to who waits elsewhere."""
         pool = self._grants.state.table.features.get(desk.feature)
@@ -123,7 +135,8 @@ class Borrower:
                 self._release(desk, count, "", "", Level.OFFERED, leader=False)
             return
         for borrow in sorted(pool.pending.values(), key=lambda b: (b.since, b.server)):
-            if borrow.server == self._server or not borrow.exhausted:
+            # Of a borrow for which the leader still looks it will ask this server too.
+            if borrow.server == self._server or not (borrow.exhausted or desk.queue):
                 continue
             if self._lacks(borrow, Level.OFFERED):
                 count = self._spare(desk, pool, borrow, Level.UNUSED)
@@ -137,7 +150,6 @@ class Borrower:
             desk.set_aside = 0
             desk.borrow = ""
             desk.asking = desk.hold = False
-            desk.since = 0
 
     def _ask(
         self, desk: Desk, pool: FeaturePool, in_use: int, allocation: int, reason: Reason
@@ -166,7 +178,6 @@ class Borrower:
         desk.borrow = f"{self._server}:{self._grants.incarnation}:{self._borrows}"
         desk.asking = True
         desk.hold = any(w.deadline_s > now for w in desk.queue)
-        since = desk.since if desk.queue else 0
         command = Borrow(
             desk.borrow,
             desk.feature,
@@ -174,7 +185,7 @@ class Borrower:
             min(want, elsewhere),
             need,
             reason,
-            since,
+            desk.since,
             desk.hold,
         )
         future = self._proposer.submit(command)
@@ -189,8 +200,8 @@ class Borrower:
             return
         pool = self._grants.state.table.features.get(desk.feature)
         pending = pool.pending.get(self._server) if pool else None
+        desk.place(self._grants.state.index)
         if pending is not None and pending.id == borrow:
-            desk.since = pending.since
             desk.placed = True
         else:
             # It was over within a snapshot, whose events nobody saw.
@@ -200,11 +211,10 @@ class Borrower:
         """No more is coming for now: serve who can be served, deny who will not wait."""
         now = self._clock.now()
         desk.asking = False
+        desk.place(self._grants.state.index)
         if not held:
             desk.borrow = ""
         self._grants.serve(desk)
-        if not desk.queue:
-            desk.since = 0
         if exhausted:
             # Who needs seats may ask again soon; comfort can wait for one lease.
             pause = _ROUND_PAUSE_S if desk.queue else self._grants.state.lease_s
@@ -218,19 +228,16 @@ class Borrower:
         if desk.asking:
             return
         now = self._clock.now()
-        # Their place in the pool's order counts from here, as if a borrow had been made.
-        desk.since = desk.since or self._grants.state.index
         for waiting in desk.queue:
             waiting.asked = True
+        # Their place in the pool's order counts from here, as if a borrow had been made.
+        desk.place(self._grants.state.index)
         self._grants.deny(desk, lambda w: now >= w.deadline_s, Code.NO_SEATS)
-        if not desk.queue:
-            desk.since = 0
 
     def _withdraw(self, desk: Desk) -> None:
         """Nobody waits any more: take back a borrow that is held open."""
         command = EndBorrow(desk.feature, self._server, desk.borrow, exhausted=False)
         desk.borrow = ""
-        desk.since = 0
         self._proposer.submit(command)
 
     def _unasked(self, desk: Desk) -> bool:

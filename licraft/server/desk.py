@@ -28,7 +28,11 @@ Decision = Authorization | Denial
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in the queue; `asked` once a borrow was made with it in mind."""
+    """A request in the queue; `asked` once a borrow was made with it in mind.
+
+    `since` is its place in the order of the whole pool: the log index by which it had
+    been asked for, 0 before.
+    """
 
     id: str
     count: int
@@ -38,6 +42,7 @@ class Waiting:
     patience_s: float
     decision: asyncio.Future[Decision]
     asked: bool = False
+    since: int = 0
 
 
 @dataclass(slots=True)
@@ -46,8 +51,7 @@ class Desk:
 
     `set_aside` seats are promised to another server by a `Release` that is under way.
     `borrow` is the id of this server's borrow, `placed` whether it was seen to be in the
-    replicated state, `asking` whether the leader still looks for seats for it; `since` is
-    its place in the pool's order (a log index).
+    replicated state, `asking` whether the leader still looks for seats for it.
     """
 
     feature: str
@@ -58,11 +62,21 @@ class Desk:
     placed: bool = False
     asking: bool = False
     hold: bool = False
-    since: int = 0
     not_before_s: float = 0.0
     received_s: float = float("-inf")
     allocated: int = 0
     in_use_before: int = 0
+
+    @property
+    def since(self) -> int:
+        """The place of the oldest request in the order of the whole pool."""
+        return self.queue[0].since if self.queue else 0
+
+    def place(self, index: int) -> None:
+        """Give everybody who was asked for a place in the order of the whole pool."""
+        for waiting in self.queue:
+            if waiting.asked and not waiting.since:
+                waiting.since = index
 
     @property
     def waiting(self) -> int:

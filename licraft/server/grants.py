@@ -46,6 +46,7 @@ class Grants:
         self.changed: dict[str, Authorization | None] = {}
         self.on_freed: Callable[[Desk], None] = _ignore
         self.may_act: Callable[[], bool] = _never
+        self.yields: Callable[[Desk], bool] = _to_nobody
 
     @property
     def state(self) -> PoolState:
@@ -162,7 +163,7 @@ class Grants:
             if head.decision.done():
                 queue.popleft()
                 continue
-            if head.count > self.unused(desk) or not self.may_act():
+            if head.count > self.unused(desk) or not self.may_act() or self.yields(desk):
                 return
             queue.popleft()
             # A repeated request may have been granted under the same id meanwhile.
@@ -242,6 +243,11 @@ def same_request(a: Authorization, feature: str, count: int, client: ClientField
 
 def _ignore(desk: Desk) -> None:
     """Nobody listens yet."""
+
+
+def _to_nobody(desk: Desk) -> bool:
+    """No other server has a queue."""
+    return False
 
 
 def _never() -> bool:

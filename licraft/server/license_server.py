@@ -121,6 +121,7 @@ class LicenseServer:
         self.reports = Reports(name, engine, self.grants, self.clock, self.failover.strike)
         self.grants.may_act = self.standing.may_grant
         self.grants.on_freed = self.borrower.offer
+        self.grants.yields = self.borrower.yields
         self._granting = False
         self._report_due_s = 0.0
         self._reporting: asyncio.Task[None] | None = None
@@ -395,7 +396,7 @@ class LicenseServer:
                     self.keeper.changed()
                 case BorrowOpened() | _:
                     pass
-        if applied.events and self.may_grant():
+        if (applied.events or applied.serial) and self.may_grant():
             self.leader.pump()
 
     def _restored(self) -> None:

@@ -517,7 +517,7 @@ def _habits(chosen: Plan, rng: random.Random, tallies: Counter[str]) -> Habits:
         ),
         heartbeat_part=rng.choice(chosen.heartbeats),
         stay_s=rng.choice((1.0, chosen.ttl_s, 3 * chosen.ttl_s)),
-        pause_s=rng.uniform(0.5, 10.0),
+        pause_s=rng.uniform(2.0, 20.0),
         greed=rng.choice((1, 1, 3)),
         revives=chosen.revives,
         tallies=tallies,

@@ -80,7 +80,6 @@ def test_a_large_request_is_not_starved_by_small_ones(
     give_back(calm, *tokens)
 
 
-@pytest.mark.xfail(strict=True, reason="a server serves its own queue before older requests")
 def test_waiting_is_first_come_first_served_in_the_whole_pool(
     calm: ServerPool, crowd: ThreadPoolExecutor
 ) -> None:
@@ -94,7 +93,6 @@ def test_waiting_is_first_come_first_served_in_the_whole_pool(
     assert [answer.status for answer in answers] == [201, 409, 409]
 
 
-@pytest.mark.xfail(strict=True, reason="a queue that never empties counts as older than any other")
 def test_a_large_request_is_not_starved_by_small_ones_at_another_server(
     calm: ServerPool, crowd: ThreadPoolExecutor
 ) -> None:

@@ -477,12 +477,18 @@ def test_a_smaller_license_takes_effect_as_seats_come_back() -> None:
     run_virtual(program())
 
 
-def test_seats_too_many_at_a_server_that_was_away_retire_when_it_is_back() -> None:
+@pytest.mark.parametrize("by_snapshot", [False, True])
+def test_seats_too_many_at_a_server_that_was_away_retire_when_it_is_back(
+    by_snapshot: bool,
+) -> None:
     async def program() -> None:
         async with a_pool() as pool:
             await pool.install({"cad": 9})
             pool.crash("gamma")
             await pool.install({"cad": 2})
+            if by_snapshot:
+                await pool.advance(0.5)
+                pool.log.compact()
             pool.start("gamma")
             await pool.until(pool.serving)
             await pool.advance(5.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.processes import MakePool, ServerPool
 
 _open: list[ServerPool] = []
