@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import cast
 
 from licraft.core.commands import Reason
@@ -31,7 +31,7 @@ from licraft.core.outcomes import (
 )
 from licraft.core.record import Authorization
 from licraft.core.state import PoolState
-from licraft.errors import LicenseError, NotExecuted, OutcomeUnknown, PeerUnreachable
+from licraft.errors import DataError, LicenseError, NotExecuted, OutcomeUnknown, PeerUnreachable
 from licraft.replication.engine import Engine
 from licraft.server import views
 from licraft.server.answers import Answers
@@ -122,12 +122,16 @@ class LicenseServer:
         self.grants.may_act = self.standing.may_grant
         self.grants.on_freed = self.borrower.offer
         self.grants.yields = self.borrower.yields
+        # Called when going on could issue a seat twice; must not return.
+        self.on_fatal: Callable[[BaseException], None] = _raise
         self._granting = False
         self._report_due_s = 0.0
         self._reporting: asyncio.Task[None] | None = None
         pool.on_applied = self._applied
         pool.on_restored = self._restored
         self.engine_changed()
+        if self.state.formed:
+            self._restored()  # The engine found a snapshot before there was a server.
 
     @property
     def state(self) -> PoolState:
@@ -238,7 +242,10 @@ class LicenseServer:
 
     def settle(self) -> None:
         """Write down what was granted and ended since the last time, before answers leave."""
-        self._record_log.flush()
+        try:
+            self._record_log.flush()
+        except DataError as fault:
+            self.on_fatal(fault)
 
     # -- observation and administration -----------------------------------------------
 
@@ -320,8 +327,8 @@ class LicenseServer:
             self.keeper.offer()
             self.grants.keep_log()
             if not self._granting:
-                for desk in self.grants.desks.values():
-                    self.borrower.offer(desk)  # what it could not give until now
+                for feature in self.state.table.features:
+                    self.borrower.offer(self.grants.desk(feature))  # what it could not till now
         elif not self.standing.acts():
             self._turn_away(Code.NO_QUORUM)
         self.grants.expire()
@@ -538,6 +545,10 @@ class LicenseServer:
         for desk in self.grants.desks.values():
             if desk.queue:
                 self.grants.deny(desk, lambda _: True, code)
+
+
+def _raise(fault: BaseException) -> None:
+    raise fault
 
 
 def _answer(problem: Problem) -> tuple[int, Problem]:

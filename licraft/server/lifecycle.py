@@ -117,6 +117,7 @@ async def assemble(
     engine = await start_engine(engine_config, pool, answer, changed, on_fatal=on_fatal)
     try:
         server = LicenseServer(config, pool, engine)
+        server.on_fatal = on_fatal
     except BaseException:
         await engine.close()
         raise

@@ -119,10 +119,8 @@ class Proposer:
         while True:
             try:
                 await self._engine.propose(data, _ATTEMPT_S)
-            except NotExecuted:
+            except (NotExecuted, OutcomeUnknown):
                 await asyncio.sleep(_PAUSE_S)
-            except OutcomeUnknown:
-                continue
             else:
                 return
 

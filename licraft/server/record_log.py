@@ -85,6 +85,7 @@ class RecordLog:
         self._file: int | None = None
         self._lines = 0
         self._unwritten: list[bytes] = []
+        self._fault: DataError | None = None
 
     def load(self) -> SavedRecord | None:
         """What an earlier process left; None if there is nothing that can be read."""
@@ -147,7 +148,13 @@ class RecordLog:
             self._unwritten.append(_encode(_End(id)))
 
     def flush(self) -> None:
-        """Write what was noted."""
+        """Write what was noted.
+
+        Raises DataError, from then on always, if a file that misses a grant can be
+        neither written nor removed: nothing may be granted any more.
+        """
+        if self._fault is not None:
+            raise self._fault
         lines = self._unwritten
         if not lines or self._file is None:
             return
@@ -206,7 +213,14 @@ class RecordLog:
             self._path,
             fault.strerror,
         )
-        self.forsake()
+        try:
+            self.forsake()
+        except OSError as stuck:
+            self._fault = DataError(
+                f"{self._path}: can be neither written ({fault.strerror}) nor removed "
+                f"({stuck.strerror}); mend the file system and start the server again"
+            )
+            raise self._fault from stuck
 
 
 _ORDERLY_LINE = _encode(_Orderly())

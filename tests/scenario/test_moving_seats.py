@@ -207,7 +207,7 @@ def test_seats_set_aside_are_not_granted_while_their_release_is_under_way() -> N
             assert pool.server("alpha").grants.record.in_use == {}
             assert (await refused(pool, "alpha")).code == "no_seats"
             await asked
-            assert allocated(pool) == {"beta": 3}
+            await pool.until(lambda: allocated(pool) == {"beta": 3}, within_s=1.0)
 
     run_virtual(program())
 
