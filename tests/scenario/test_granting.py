@@ -265,7 +265,13 @@ def test_the_same_request_waiting_twice_is_granted_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda t: t[:-3], lambda t: "A" + t[1:], lambda t: "x", str.lower]
+    "change",
+    [
+        lambda t: t[:-3],
+        lambda t: ("B" if t[0] == "A" else "A") + t[1:],
+        lambda t: "x",
+        str.swapcase,
+    ],
 )
 def test_forged_and_truncated_tokens_are_lost(change: object) -> None:
     async def program() -> None:
