@@ -32,6 +32,9 @@ class Fault(Exception):
         super().__init__(detail)
 
 
+_QUOTED = re.compile(rb'"[^"]*"')
+
+
 class BodyDecoder(Generic[T]):
     """Decodes JSON bodies of one type strictly: no unknown and no repeated names."""
 
@@ -60,6 +63,9 @@ class BodyDecoder(Generic[T]):
         """
         if b"\\" in body:
             return True
+        found = _QUOTED.findall(body)
+        if len(set(found)) == len(found) and not self._maps:
+            return False
         for name in self._names:
             if body.count(name) > 1:
                 return True

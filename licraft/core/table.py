@@ -64,7 +64,8 @@ class FeaturePool:
     @property
     def over(self) -> int:
         """The seats deployed beyond the goal; they retire as they come back."""
-        return max(0, self.deployed - self.goal)
+        excess = self.deployed - self.entitled + self.retired
+        return min(excess, self.deployed) if excess > 0 else 0
 
     def fault(self) -> str | None:
         """What is wrong with these numbers, or None: the table's invariant."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import cast
 
@@ -41,6 +40,7 @@ from licraft.server.config import ServerConfig
 from licraft.server.desk import Decision, Denial, Desk
 from licraft.server.failover import Failover
 from licraft.server.grants import MAX_AUTHORIZATIONS, Grants, same_request
+from licraft.server.ids import Ids
 from licraft.server.leader import Leader
 from licraft.server.license_keeper import LicenseKeeper
 from licraft.server.pool import ReplicatedPool
@@ -124,6 +124,7 @@ class LicenseServer:
         self.grants.yields = self.borrower.yields
         # Called when going on could issue a seat twice; must not return.
         self.on_fatal: Callable[[BaseException], None] = _raise
+        self._ids = Ids()
         self._granting = False
         self._report_due_s = 0.0
         self._reporting: asyncio.Task[None] | None = None
@@ -170,7 +171,7 @@ class LicenseServer:
         grants = self.grants
         id = request.id
         if id is None:
-            id = os.urandom(16).hex()
+            id = self._ids.next()
         else:
             known = grants.record.get(id)
             if known is not None:

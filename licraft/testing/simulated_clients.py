@@ -180,6 +180,7 @@ class Habits:
     pause_s: float
     greed: int
     revives: bool
+    loyal: bool
     tallies: Counter[str] = field(default_factory=Counter)
 
 
@@ -221,6 +222,8 @@ class Client:
 
     def _servers(self) -> list[str]:
         """Where to go: where it was last, then the others."""
+        if self.habits.loyal:
+            return [self._home]
         others = [name for name in self._network.pool.names if name != self._home]
         self._random.shuffle(others)
         return [self._home, *others]

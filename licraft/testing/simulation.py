@@ -42,7 +42,18 @@ from licraft.wire import CheckoutRequest, Problem
 DURATION_S = 120.0
 FAULTS = (
     *("isolate", "isolate", "split", "pause", "crash", "crash", "crash again", "crash all"),
-    *("stop", "elect", "lag", "compact", "bad log", "bad network", "unreachable", "license"),
+    *(
+        "outage",
+        "cut off",
+        "stop",
+        "elect",
+        "lag",
+        "compact",
+        "bad log",
+        "bad network",
+        "unreachable",
+        "license",
+    ),
 )
 _DIGEST_EACH = 32
 _HISTORY = 40
@@ -54,8 +65,9 @@ class Plan:
     """What one seed decides beforehand.
 
     `heartbeats` are the clients' pauses between heartbeats as parts of `ttl_s`. `revives`
-    lets them rely again on seats whose time was over when a late answer came. `calm_s` is
-    the mean time between faults; `faults` are their names, none for all.
+    lets them rely again on seats whose time was over when a late answer came; `loyal` is
+    the part of them that know one server only. `calm_s` is the mean time between faults,
+    `faults` are their names (none for all), `records` what becomes of a record's file.
     """
 
     seed: int
@@ -69,8 +81,10 @@ class Plan:
     rates: dict[str, float]
     revives: bool
     calm_s: float
+    loyal: float = 0.3
     heartbeats: tuple[float, ...] = (1 / 3, 1 / 3, 0.6, 0.97)
     faults: tuple[str, ...] = ()
+    records: tuple[str, ...] = ("kept", "kept", "torn", "old backup", "removed")
     duration_s: float = DURATION_S
 
 
@@ -216,6 +230,8 @@ class Simulation:
             "pause": self._pause,
             "crash": self._crash,
             "crash again": self._crash_again,
+            "outage": self._outage,
+            "cut off": self._cut_off,
             "stop": self._stop,
             "crash all": self._crash_all,
             "elect": self._elect,
@@ -266,6 +282,23 @@ class Simulation:
             self._kill(name)
             await asyncio.sleep(self.rng.choice((0.0, self._while())))
             self._revive(name)
+
+    def _until_reclaimed(self) -> float:
+        """Long enough for a server to be reclaimed, and soon after for its clients to remember."""
+        waits_s = (self.plan.lease_s + self.plan.ttl_s) * (1 + self.plan.drift)
+        return waits_s + self.rng.uniform(0.5, self.plan.lease_s)
+
+    async def _outage(self) -> None:
+        name = self._any()
+        if name in self.pool.running:
+            self._kill(name)
+            await asyncio.sleep(self._until_reclaimed())
+            self._revive(name)
+
+    async def _cut_off(self) -> None:
+        self.pool.log.isolate(self._any())
+        await asyncio.sleep(self._until_reclaimed())
+        self.pool.log.heal()
 
     async def _crash_again(self) -> None:
         """A server that has just come back is killed again, soon."""
@@ -364,14 +397,15 @@ class Simulation:
         if name not in self.down or name in self.pool.running:
             return
         cause = self.down.pop(name)
-        reboot = self.rng.random() < 0.4
         path = self.pool.data_dir(name) / "record.log"
-        fate = self.rng.choice(("kept", "kept", "old backup", "removed"))
+        fate = self.rng.choice(self.plan.records)
+        # What a machine loses with its power is what it had not written to its disk.
+        reboot = fate == "torn" or (cause == "stopped" and self.rng.random() < 0.5)
         if fate == "old backup" and name in self.old_records:
             path.write_bytes(self.old_records[name])
         elif fate == "removed":
             path.unlink(missing_ok=True)
-        elif reboot and cause == "crashed" and path.exists():
+        elif fate == "torn" and cause == "crashed" and path.exists():
             data = path.read_bytes()
             path.write_bytes(data[: self.rng.randint(0, len(data))])
         self.done[f"record {fate}"] += 1
@@ -520,6 +554,7 @@ def _habits(chosen: Plan, rng: random.Random, tallies: Counter[str]) -> Habits:
         pause_s=rng.uniform(2.0, 20.0),
         greed=rng.choice((1, 1, 3)),
         revives=chosen.revives,
+        loyal=rng.random() < chosen.loyal,
         tallies=tallies,
     )
 
