@@ -30,7 +30,7 @@ def test_no_more_seats_are_relied_on_than_licensed_and_the_pool_recovers() -> No
         assert happened[what], what
     for what in ("down", "reclaimed", "over", "borrow pending", "recovering", "no_quorum"):
         assert happened[what], what
-    for what in ("reboot", "record kept", "record old backup", "record removed"):
+    for what in ("reboot", "record kept", "record torn", "record old backup", "record removed"):
         assert happened[what], what
 
 
