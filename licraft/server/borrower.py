@@ -57,7 +57,7 @@ class Borrower:
         self._ask(desk, pool, in_use, allocation, reason)
 
     def tick(self, desk: Desk) -> None:
-        """Deny who has waited long enough, and ask again for who has not been asked for."""
+        """Deny who has waited long enough, serve who can be, ask for who was not asked for."""
         now = self._clock.now()
         pool = self._grants.state.table.features.get(desk.feature)
         if pool is None or pool.status is not CodeStatus.VALID:
@@ -68,6 +68,9 @@ class Borrower:
                 lambda w: now >= (w.patience_s if desk.asking or not w.asked else w.deadline_s),
                 Code.NO_SEATS,
             )
+        # What was kept for somebody who has gone is for who comes next, here or elsewhere.
+        self._grants.serve(desk)
+        self.offer(desk)
         if desk.queue or desk.borrow:
             self.consider(desk, desk.queue[0].reason if desk.queue else Reason.REQUEST)
 
@@ -149,7 +152,8 @@ class Borrower:
         for desk in self._grants.desks.values():
             desk.set_aside = 0
             desk.borrow = ""
-            desk.asking = desk.hold = False
+            desk.asking = desk.needed = desk.hold = False
+            desk.need_after_s = desk.comfort_after_s = 0.0
 
     def _ask(
         self, desk: Desk, pool: FeaturePool, in_use: int, allocation: int, reason: Reason
@@ -162,14 +166,14 @@ class Borrower:
             self._nothing(desk)
             return
         need = min(elsewhere, max(0, in_use + desk.set_aside + queued - allocation))
-        if desk.asking or (now < desk.not_before_s and not (need and self._unasked(desk))):
+        if desk.asking or (desk.borrow and not self._unasked(desk)):
             return
-        if desk.borrow and not self._unasked(desk):
+        if now < (desk.need_after_s if need else desk.comfort_after_s):
             return
         growth = max(0, in_use - desk.in_use_before)
         threshold = self.threshold(pool)
         want = max(need, shortage(in_use + queued + growth, allocation, threshold))
-        if not want or (need and now < desk.not_before_s):
+        if not want:
             return
         for waiting in desk.queue:
             waiting.asked = True
@@ -177,6 +181,7 @@ class Borrower:
         desk.placed = False
         desk.borrow = f"{self._server}:{self._grants.incarnation}:{self._borrows}"
         desk.asking = True
+        desk.needed = need > 0
         desk.hold = any(w.deadline_s > now for w in desk.queue)
         command = Borrow(
             desk.borrow,
@@ -216,9 +221,11 @@ class Borrower:
             desk.borrow = ""
         self._grants.serve(desk)
         if exhausted:
-            # Who needs seats may ask again soon; comfort can wait for one lease.
-            pause = _ROUND_PAUSE_S if desk.queue else self._grants.state.lease_s
-            desk.not_before_s = now + pause
+            # For who waits all were asked for all they have; for comfort only for what they
+            # can spare, so that somebody who comes now can be served at once.
+            desk.comfort_after_s = now + self._grants.state.lease_s
+            if desk.needed:
+                desk.need_after_s = now + _ROUND_PAUSE_S
             self._grants.deny(desk, lambda w: w.asked and now >= w.deadline_s, Code.NO_SEATS)
         if desk.queue or held:
             self.consider(desk, desk.queue[0].reason if desk.queue else Reason.REQUEST)
@@ -286,3 +293,4 @@ class Borrower:
             return
         desk.set_aside = max(0, desk.set_aside - count)
         self._grants.serve(desk)
+        self.offer(desk)  # The borrow that they were for may have been replaced by another.

@@ -51,7 +51,9 @@ class Desk:
 
     `set_aside` seats are promised to another server by a `Release` that is under way.
     `borrow` is the id of this server's borrow, `placed` whether it was seen to be in the
-    replicated state, `asking` whether the leader still looks for seats for it.
+    replicated state, `asking` whether the leader still looks for seats for it, `needed`
+    whether somebody waits for them. After it has found no more, the next borrow is made
+    not before `need_after_s` for who waits, `comfort_after_s` for the threshold alone.
     """
 
     feature: str
@@ -61,8 +63,10 @@ class Desk:
     borrow: str = ""
     placed: bool = False
     asking: bool = False
+    needed: bool = False
     hold: bool = False
-    not_before_s: float = 0.0
+    need_after_s: float = 0.0
+    comfort_after_s: float = 0.0
     received_s: float = float("-inf")
     allocated: int = 0
     in_use_before: int = 0

@@ -125,7 +125,6 @@ class LicenseServer:
         # Called when going on could issue a seat twice; must not return.
         self.on_fatal: Callable[[BaseException], None] = _raise
         self._ids = Ids()
-        self._granting = False
         self._report_due_s = 0.0
         self._reporting: asyncio.Task[None] | None = None
         pool.on_applied = self._applied
@@ -327,16 +326,12 @@ class LicenseServer:
         if may_grant:
             self.keeper.offer()
             self.grants.keep_log()
-            if not self._granting:
-                for feature in self.state.table.features:
-                    self.borrower.offer(self.grants.desk(feature))  # what it could not till now
         elif not self.standing.acts():
             self._turn_away(Code.NO_QUORUM)
         self.grants.expire()
         self.settle()
         for desk in list(self.grants.desks.values()):
             self.borrower.tick(desk)
-        self._granting = may_grant
         self.leader.tick(acts=may_grant)
         now = self.clock.now()
         if self.standing.up and now >= self._report_due_s and self._reporting is None:
@@ -398,11 +393,13 @@ class LicenseServer:
                     self._allocated(feature)
                 case BorrowEnded(server=server) if server == me:
                     self.borrower.ended(event)
+                case BorrowOpened(feature=feature) | BorrowEnded(feature=feature):
+                    self.borrower.offer(self.grants.desk(feature))
                 case Solicited(giver=giver) if giver == me:
                     self.borrower.give(event)
                 case LicenseChanged():
                     self.keeper.changed()
-                case BorrowOpened() | _:
+                case _:
                     pass
         if (applied.events or applied.serial) and self.may_grant():
             self.leader.pump()

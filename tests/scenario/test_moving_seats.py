@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from scenario_calls import allocated, beat, fate_of, refused, take
@@ -91,7 +92,7 @@ def test_a_giver_keeps_its_threshold_for_comfort_and_gives_all_for_need() -> Non
             await pool.advance(2.0)
             assert allocated(pool) == {"alpha": 8, "beta": 12}
             await take(pool, "beta", 6)
-            assert allocated(pool) == {"alpha": 4, "beta": 16}
+            assert allocated(pool, "beta") == {"alpha": 4, "beta": 16}
             assert (await refused(pool, "beta", 1)).code == "no_seats"
 
     run_virtual(program())
@@ -130,6 +131,76 @@ def test_the_oldest_wait_of_the_pool_is_served_first() -> None:
             await pool.checkin("gamma", await first)
             await pool.advance(1.0)
             assert second.done()
+
+    run_virtual(program())
+
+
+def test_need_is_asked_for_at_once_after_comfort_was_not_to_be_had() -> None:
+    async def program() -> None:
+        async with InProcessPool(["alpha", "beta"], threshold=0.5) as pool:
+            await pool.install({"cad": 20})
+            await take(pool, "alpha", 5)
+            await pool.advance(2.0)
+            await take(pool, "beta", 10)  # It would like more than alpha can spare.
+            await pool.advance(0.2)
+            begun_s = pool.now()
+            await take(pool, "beta", 5)
+            assert pool.now() - begun_s < 0.2
+
+    run_virtual(program())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_seat_stays_unused_while_somebody_waits_for_it(seed: int) -> None:
+    async def program() -> None:
+        rng = random.Random(seed)
+        async with InProcessPool(3, seed=seed) as pool:
+            await pool.install({"cad": 7})
+            loop = asyncio.get_running_loop()
+            for _ in range(3):
+                held = [await take(pool, "beta", 1, wait=3) for _ in range(7)]
+                requests = [("gamma", 5), ("alpha", 1), ("beta", 1), ("alpha", 3), ("beta", 2)]
+                waiting: list[tuple[int, asyncio.Task[str]]] = []
+                for name, count in rng.sample(requests, 3):
+                    waiting.append((count, loop.create_task(take(pool, name, count, wait=60))))
+                    await pool.advance(rng.choice([0.0, 0.001, 0.003, 0.01, 0.03]))
+                for token in held:
+                    await pool.checkin("beta", token)
+                    await pool.advance(rng.choice([0.0, 0.001, 0.002, 0.005, 0.01]))
+                while waiting:
+                    await pool.advance(0.5)
+                    served = [(count, task) for count, task in waiting if task.done()]
+                    waiting = [(count, task) for count, task in waiting if not task.done()]
+                    in_use = sum(count for count, _ in served)
+                    assert any(count > 7 - in_use for count, _ in waiting) or not waiting
+                    assert served
+                    for _, task in served:
+                        token = task.result()
+                        await asyncio.gather(*(pool.checkin(name, token) for name in pool.names))
+
+    run_virtual(program())
+
+
+def test_what_was_kept_for_who_gives_up_is_for_the_next() -> None:
+    async def program() -> None:
+        async with InProcessPool(["alpha", "beta"]) as pool:
+            await pool.install({"cad": 5})
+            held = [await take(pool, "alpha", 1, wait=3) for _ in range(5)]
+            loop = asyncio.get_running_loop()
+            large = loop.create_task(refused(pool, "alpha", 5, wait=5))
+            await pool.advance(0.5)
+            here = loop.create_task(take(pool, "alpha", 1, wait=30))
+            there = loop.create_task(take(pool, "beta", 1, wait=30))
+            await pool.advance(0.5)
+            for token in held[:2]:
+                await pool.checkin("alpha", token)
+            await pool.advance(2.0)
+            assert not here.done()
+            assert not there.done()
+            await large
+            await pool.advance(0.5)
+            assert here.done()
+            assert there.done()
 
     run_virtual(program())
 
