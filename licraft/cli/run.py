@@ -28,6 +28,7 @@ from licraft.settings import Settings, load_settings
 log = logging.getLogger("licraft")
 
 _STOP_S = 10.0
+_SWITCH_S = 0.0005
 
 
 @click.command()
@@ -51,6 +52,8 @@ def run(config: Path) -> None:
     """
     settings = load_settings(config, os.environ)
     start_logging(settings)
+    # The disk's thread works for moments only: it must not wait 5 ms for each of them.
+    sys.setswitchinterval(_SWITCH_S)
     uvloop.run(serve(settings))
 
 

@@ -147,10 +147,15 @@ class GuardedSyncObj(Candidate):
                 self._SyncObj__sendAppendEntries()
 
     def _SyncObj__applyLogEntries(self) -> bool:
-        """Apply what is committed, only after this server's own log is durable (S9)."""
-        if Guard.SYNC_BEFORE_APPLY in self._guards and self.raftCommitIndex > self.raftLastApplied:
-            self._journal.sync()
-        return bool(super()._SyncObj__applyLogEntries())
+        """Apply what is committed, and only as far as this server's own log is durable (S9)."""
+        if Guard.SYNC_BEFORE_APPLY not in self._guards:
+            return bool(super()._SyncObj__applyLogEntries())
+        commit = self.raftCommitIndex
+        self._SyncObj__raftCommitIndex = min(commit, self._journal.durable_end)
+        try:
+            return bool(super()._SyncObj__applyLogEntries())
+        finally:
+            self._SyncObj__raftCommitIndex = commit
 
     def _SyncObj__doApplyCommand(self, command: bytes) -> object:
         """Hand a command's bytes to the one replicated method; nothing is unpickled."""

@@ -22,7 +22,8 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -49,9 +50,11 @@ _IDENTITY_HEAD = struct.Struct(">cHHH")
 class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
     """A log in memory and, up to the last `sync`, on disk.
 
-    Entries are `(type byte + command, index, term)`; indices have no gap. `DataError`
-    of `sync` is final: after a failed write or fsync nobody knows what is on the disk,
-    so every later call fails too and nothing is acknowledged any more.
+    Entries are `(type byte + command, index, term)`; indices have no gap. A sync has two
+    ends, `begin_sync` and `end_sync`, so that the disk's part may be done in another
+    thread while the log goes on in memory. `DataError` of a sync is final: after a failed
+    write or fsync nobody knows what is on the disk, so every later call fails too and
+    nothing is acknowledged any more.
     """
 
     def __init__(self, directory: Path, pool: str, server: str) -> None:
@@ -67,6 +70,8 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
         self._commit_written = 1
         self._pending: list[bytes] = []
         self._rewrite = False
+        self._durable_end = 0
+        self._syncing_end: int | None = None
         self._broken: DataError | None = None
         self._file = -1
         try:
@@ -74,10 +79,13 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
             if self.path.exists():
                 self._read()
                 self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+                # An earlier process may have been killed between its write and its fsync.
+                os.fdatasync(self._file)
             else:
-                self._replace()
+                self._replace(self._records(), [])
         except OSError as fault:
             raise data_error(self.path, fault) from fault
+        self._durable_end = self._end
 
     # What the engine uses.
 
@@ -91,24 +99,54 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
         """Whether something has to be durable that is not yet."""
         return self._rewrite or bool(self._pending)
 
+    @property
+    def durable_end(self) -> int:
+        """The index of the last entry that is on disk and was not truncated since; 0 for none."""
+        return self._durable_end
+
     def sync(self) -> None:
         """Make everything said so far durable: one write and one fdatasync, if there is need."""
+        work = self.begin_sync()
+        if work is None:
+            return
+        fault: OSError | None = None
+        try:
+            work()
+        except OSError as error:
+            fault = error
+        self.end_sync(fault)
+
+    def begin_sync(self) -> Callable[[], None] | None:
+        """What a sync of everything said so far has to do on disk, or None if nothing.
+
+        It may run in any thread, one at a time, and may raise OSError; `end_sync` is called
+        with its outcome before the next sync begins and before the journal is closed.
+        """
         if self._broken is not None:
             raise self._broken
+        if self._syncing_end is not None:
+            raise InvariantBroken("a sync begins before the last has ended")
         if not self.dirty:
-            return
-        try:
-            if self._rewrite:
-                self._replace()
-            else:
-                self._note_commit()
-                write_all(self._file, _frame(b"".join(self._pending)))
-                os.fdatasync(self._file)
-        except OSError as fault:
-            self._broken = data_error(self.path, fault)
-            raise self._broken from fault
+            return None
+        work: Callable[[], None]
+        if self._rewrite:
+            work = partial(self._replace, self._records(), self._entries[:])
+        else:
+            self._note_commit()
+            work = partial(self._append, b"".join(self._pending))
         self._pending.clear()
         self._rewrite = False
+        self._syncing_end = self._end
+        return work
+
+    def end_sync(self, fault: OSError | None) -> None:
+        """The sync that was begun is done, or has failed: then raises DataError."""
+        durable_end, self._syncing_end = self._syncing_end, None
+        if fault is not None:
+            self._broken = data_error(self.path, fault)
+            raise self._broken from fault
+        if durable_end is not None:
+            self._durable_end = durable_end
 
     def replace(self, entries: Iterable[Entry]) -> None:
         """Make `entries` the whole log, from the next `sync` on also on disk."""
@@ -133,15 +171,18 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
         self._bytes = 0
         self._rewrite = True
         self._pending.clear()
+        self._lower_durable_end(0)
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
         """Truncate from the entry at position `entryFrom` on (a conflict with the leader)."""
         if not 0 < entryFrom < len(self._entries):
             raise InvariantBroken(f"cannot cut {len(self._entries)} log entries at {entryFrom}")
         self._bytes -= sum(len(entry[0]) for entry in self._entries[entryFrom:])
+        index = self._entries[entryFrom][1]
         if not self._rewrite:
-            self._pending.append(_NUMBER.pack(_TRUNCATE, self._entries[entryFrom][1]))
+            self._pending.append(_NUMBER.pack(_TRUNCATE, index))
         del self._entries[entryFrom:]
+        self._lower_durable_end(index - 1)
 
     def deleteEntriesTo(self, entryTo: int) -> None:
         """Forget the entries before position `entryTo`; two at least stay (L1)."""
@@ -216,16 +257,35 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
             self._pending.append(_NUMBER.pack(_COMMIT, self._commit))
             self._commit_written = self._commit
 
-    def _replace(self) -> None:
-        """Write the whole log into a new file in the old one's place."""
+    @property
+    def _end(self) -> int:
+        """The index of the last entry; 0 for none."""
+        return self._entries[-1][1] if self._entries else 0
+
+    def _lower_durable_end(self, index: int) -> None:
+        """Entries after `index` are no longer those that are, or will be, on disk."""
+        self._durable_end = min(self._durable_end, index)
+        if self._syncing_end is not None:
+            self._syncing_end = min(self._syncing_end, index)
+
+    def _records(self) -> tuple[bytes, bytes]:
+        """What a whole file has before and after its entries."""
+        self._commit_written = self._commit
+        head = self._identity + _term_record(self._term, self._vote)
+        return head, _NUMBER.pack(_COMMIT, self._commit)
+
+    def _append(self, records: bytes) -> None:
+        """Add a frame to the file."""
+        write_all(self._file, _frame(records))
+        os.fdatasync(self._file)
+
+    def _replace(self, around: tuple[bytes, bytes], entries: list[Entry]) -> None:
+        """Write a whole log into a new file in the old one's place."""
         # What lets the log shrink is a snapshot in the same directory: its new name has to
         # be durable before the entries that it covers are gone (S2).
         sync_directory(self.path.parent)
-        records = [self._identity, _term_record(self._term, self._vote)]
-        records += [_entry_record(*entry) for entry in self._entries]
-        records.append(_NUMBER.pack(_COMMIT, self._commit))
-        replace_file(self.path, _frame(b"".join(records)))
-        self._commit_written = self._commit
+        records = b"".join(_entry_record(*entry) for entry in entries)
+        replace_file(self.path, _frame(around[0] + records + around[1]))
         if self._file >= 0:
             os.close(self._file)
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)

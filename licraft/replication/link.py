@@ -109,6 +109,9 @@ class Link(asyncio.Protocol):
         self._check = check
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
+        # Raft's frames are kept until their turn is sealed, and leave once it is durable.
+        self._kept: list[bytes] = []
+        self._sealed: list[bytes] = []
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._transport: asyncio.Transport | None = None
@@ -168,24 +171,39 @@ class Link(asyncio.Protocol):
     # Sending.
 
     def send(self, kind: int, body: bytes) -> bool:
-        """Keep a frame for the next flush; a peer that does not drain loses the connection."""
+        """Keep a frame for the next flush; a peer that does not drain loses the connection.
+
+        A Raft message waits for `seal` first: it may say what is not durable yet.
+        """
         if self.closed:
             return False
         length = len(body) + 1
-        self._unsent.append(length.to_bytes(_PREFIX_BYTES, "big") + bytes((kind,)))
-        self._unsent.append(body)
+        frames = self._kept if kind == RAFT else self._unsent
+        frames.append(length.to_bytes(_PREFIX_BYTES, "big") + bytes((kind,)))
+        frames.append(body)
         self._unsent_bytes += length + _PREFIX_BYTES
         if self.unsent_bytes > MAX_UNSENT_BYTES:
             self.close(f"it left {self.unsent_bytes} bytes unread")
             return False
         return True
 
+    def seal(self) -> None:
+        """The Raft messages kept so far say only what the sync that begins now makes durable."""
+        self._sealed += self._kept
+        self._kept.clear()
+
+    def release(self) -> None:
+        """What was sealed is durable: it leaves with the next flush."""
+        self._unsent += self._sealed
+        self._sealed.clear()
+
     def flush(self) -> None:
-        """Hand what is kept to the operating system."""
+        """Hand to the operating system what may leave."""
         if self._unsent and not self.closed and self._transport is not None:
-            self._transport.write(b"".join(self._unsent))
+            data = b"".join(self._unsent)
+            self._transport.write(data)
             self._unsent.clear()
-            self._unsent_bytes = 0
+            self._unsent_bytes -= len(data)
             self.sent_at = self._hub.clock()
 
     @property
@@ -202,7 +220,8 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._buffer.clear()
-        self._unsent.clear()
+        for frames in (self._kept, self._sealed, self._unsent):
+            frames.clear()
         for task in self._answering:
             task.cancel()
         for waiting in self._asks.values():

@@ -7,7 +7,8 @@ One connection per pair of servers: the one whose name sorts later dials. With p
 security it is TLS 1.3 in which both sides show a certificate of the pool's CA whose
 subjectAltName holds the server's name as a DNS name.
 
-Frames wait in memory until `flush`, which the engine calls after its journal is synced.
+Raft's frames wait in memory until `seal` and `release`, which the engine calls before and
+after it syncs its journal; others until `flush`.
 """
 
 from __future__ import annotations
@@ -210,8 +211,19 @@ class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
             return None
         return link.leading
 
+    def seal(self) -> None:
+        """Everything kept so far may leave once the journal's sync that begins now is done."""
+        for link in self._links.values():
+            link.seal()
+
+    def release(self) -> None:
+        """The sync is done: let what was sealed leave."""
+        for link in list(self._links.values()):
+            link.release()
+            link.flush()
+
     def flush(self) -> None:
-        """Let everything leave that was kept since the last time."""
+        """Let leave what needs no sync: questions and answers."""
         for link in list(self._links.values()):
             link.flush()
 

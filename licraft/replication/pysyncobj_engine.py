@@ -3,21 +3,24 @@
 May import this room, asyncio and `errors`. The only entry is `start_engine`. Everything
 happens in turns on one event loop: messages and proposals that arrive in one iteration of
 the loop are followed by one tick of PySyncObj, one sync of the journal, and only then the
-departure of all that was said. Nothing here blocks but that one sync, and a snapshot.
+departure of all that was said. The disk works in a thread of its own, so that a slow one
+holds up the log and not the server; the next turn begins when it is done.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from licraft.errors import NotExecuted, OutcomeUnknown
+from licraft.errors import DataError, NotExecuted, OutcomeUnknown
 from licraft.replication.engine import (
     MAX_COMMAND_BYTES,
     AskHandler,
@@ -129,6 +132,9 @@ class PySyncObjEngine(Engine):
         self._swept_at = clock()
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
+        # One thread for the journal's syncs, of which there is one at a time, one for snapshots.
+        self._disk = ThreadPoolExecutor(2, thread_name_prefix="disk")
+        self._syncing: Future[None] | None = None
         self._peers = Peers(
             config.pool, config.server, config.members, config.tls, on_ask, clock, self._rng
         )
@@ -139,9 +145,10 @@ class PySyncObjEngine(Engine):
             self._lock.release()
             raise
         try:
-            snapshots = SnapshotStore(config.data_dir, config.pool, config.members)
-            reconcile(self._journal, snapshots.current)
-            self._node = self._build(machine, snapshots)
+            self._snapshots = SnapshotStore(config.data_dir, config.pool, config.members)
+            reconcile(self._journal, self._snapshots.current)
+            self._snapshots.background = self._disk.submit
+            self._node = self._build(machine)
         except BaseException:
             self._journal.abandon()
             self._lock.release()
@@ -149,14 +156,14 @@ class PySyncObjEngine(Engine):
         log.info(
             "restored the log from %s",
             config.data_dir,
-            extra={"end_index": self._node.end_index, **describe(snapshots.current)},
+            extra={"end_index": self._node.end_index, **describe(self._snapshots.current)},
         )
 
-    def _build(self, machine: StateMachine, snapshots: SnapshotStore) -> GuardedSyncObj:
+    def _build(self, machine: StateMachine) -> GuardedSyncObj:
         """The guarded SyncObj of this server."""
         config = self._config
         conf = configuration(
-            snapshots.path,
+            self._snapshots.path,
             append_entries_period_s=config.append_entries_period_s,
             election_timeout_s=config.election_timeout_s,
             leader_fallback_s=config.leader_fallback_s,
@@ -172,7 +179,7 @@ class PySyncObjEngine(Engine):
             ReplicatedMachine(machine),
             self._peers,
             self._journal,
-            snapshots,
+            self._snapshots,
             clock=self._clock,
             rng=self._rng,
             pending_bytes=self._peers.pending_bytes,
@@ -271,6 +278,8 @@ class PySyncObjEngine(Engine):
     def abort(self) -> None:
         """Vanish as if the process had been killed: nothing more is sent, nor synced."""
         self._stop("the server was aborted")
+        with contextlib.suppress(DataError):
+            self._await_disk()
         self._journal.abandon()
         self._peers.destroy()
         self._lock.release()
@@ -294,15 +303,24 @@ class PySyncObjEngine(Engine):
         self._scheduled = False
         if self._stopped is not None:
             return
+        if self._syncing is not None:
+            self._peers.flush()
+            return
         node = self._node
         try:
             node.doTick(0.0)
-            self._journal.sync()
+            work = self._journal.begin_sync()
         except Exception as fault:  # noqa: BLE001  # Going on would answer from a broken state.
             self._halt(fault)
             return
-        self._peers.flush()
-        if self._journal.log_bytes > self._config.compaction_bytes:
+        self._peers.seal()
+        if work is None:
+            self._peers.release()
+        else:
+            self._peers.flush()
+            self._syncing = self._disk.submit(work)
+            self._syncing.add_done_callback(self._synced_elsewhere)
+        if self._journal.log_bytes > self._config.compaction_bytes and not self._snapshots.storing:
             node.forceLogCompaction()
         progress = (node.end_index, node.raftCommitIndex, node.raftLastApplied)
         if progress != self._progress:
@@ -312,6 +330,39 @@ class PySyncObjEngine(Engine):
         if self._clock() - self._swept_at > SWEEP_S:
             self._swept_at = self._clock()
             node.forget(is_finished)
+
+    def _synced_elsewhere(self, syncing: Future[None]) -> None:
+        """The disk's thread has done its part."""
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            self._loop.call_soon_threadsafe(self._synced, syncing)
+
+    def _synced(self, syncing: Future[None]) -> None:
+        """Let leave what is durable now, and take the next turn."""
+        if self._syncing is not syncing:
+            return
+        self._syncing = None
+        try:
+            self._end_sync(syncing)
+        except Exception as fault:  # noqa: BLE001  # As in a turn.
+            self._halt(fault)
+            return
+        self._peers.release()
+        self._turn()
+
+    def _end_sync(self, syncing: Future[None]) -> None:
+        """Tell the journal what became of a sync; raises whatever went wrong."""
+        fault = syncing.exception()
+        if fault is not None and not isinstance(fault, OSError):
+            raise fault
+        self._journal.end_sync(fault)
+
+    def _await_disk(self) -> None:
+        """Wait until no thread writes any more: then files may be closed."""
+        syncing, self._syncing = self._syncing, None
+        self._disk.shutdown()
+        if syncing is not None:
+            self._end_sync(syncing)
+        self._snapshots.finish()
 
     def _notice_changes(self) -> None:
         """Tell `on_change` if leader, term or connections are not what they were."""
@@ -365,8 +416,10 @@ class PySyncObjEngine(Engine):
         if self._stopped is not None:
             return
         self._stop(f"the server stopped: {fault}")
-        self._journal.abandon()
         self._peers.destroy()
+        with contextlib.suppress(Exception):  # One fault is told, the first.
+            self._await_disk()
+        self._journal.abandon()
         self._lock.release()
         self._on_fatal(fault)
 
@@ -385,6 +438,7 @@ class PySyncObjEngine(Engine):
         """Close connections, journal and lock, in this order."""
         self._stopped = self._stopped or "the server did not start"
         try:
+            self._await_disk()
             self._node._doDestroy()
         finally:
             self._lock.release()

@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +109,16 @@ def decode(content: bytes, pool: str) -> Snapshot:
     return Snapshot(header.pool, tuple(header.cluster), header.last, header.previous, state)
 
 
+Background = Callable[[Callable[[], bytes]], "Future[bytes]"]
+"""Runs what writes a snapshot of our own in another thread."""
+
+
 class SnapshotStore:
     """The newest snapshot on disk, pieces of it for followers, and one that is arriving.
 
     The method names are those of PySyncObj's Serializer, in whose place it stands. An
-    error of the disk is raised as DataError and stops the engine.
+    error of the disk is raised as DataError and stops the engine. With `background` the
+    server's own snapshots are written while it goes on.
     """
 
     def __init__(self, directory: Path, pool: str, members: Iterable[str]) -> None:
@@ -122,6 +129,8 @@ class SnapshotStore:
         self._content = b""
         self._current: Snapshot | None = None
         self._stored: int | None = None
+        self._storing: tuple[Future[bytes], Snapshot, int] | None = None
+        self.background: Background | None = None
         self._sending: dict[Node, int] = {}
         self._arriving: bytearray | None = None
         self._arriving_from: tuple[Node, SnapshotId, int] | None = None
@@ -132,21 +141,42 @@ class SnapshotStore:
         """The snapshot on disk."""
         return self._current
 
+    @property
+    def storing(self) -> bool:
+        """Whether a snapshot is on its way to the disk."""
+        return self._storing is not None
+
     def serialize(self, data: tuple[Any, Entry, Entry, Iterable[Node]], entry_index: int) -> None:
         """Store the state: `data` is what PySyncObj collects, its consumer's bytes last in [0]."""
-        if self._stored is not None:
+        if self._stored is not None or self._storing is not None:
             return
         collected, last, previous, _ = data
         state: bytes = collected[1]
-        self._store(Snapshot(self._pool, self._members, last, previous, state))
+        snapshot = Snapshot(self._pool, self._members, last, previous, state)
+        write = partial(_write_encoded, self.path, snapshot)
+        if self.background is not None:
+            self._storing = self.background(write), snapshot, entry_index
+            return
+        self._replaced(write(), snapshot)
         self._stored = entry_index
 
     def checkSerializing(self) -> tuple[int, int | None]:
         """Say once that the last `serialize` succeeded: then PySyncObj compacts the log."""
+        if self._storing is not None:
+            if not self._storing[0].done():
+                return SERIALIZER_STATE.SERIALIZING, None
+            self.finish()
         if self._stored is None:
             return SERIALIZER_STATE.NOT_SERIALIZING, None
         stored, self._stored = self._stored, None
         return SERIALIZER_STATE.SUCCESS, stored
+
+    def finish(self) -> None:
+        """Wait until nothing is on its way to the disk; raises DataError if that failed."""
+        if self._storing is not None:
+            (writing, snapshot, entry_index), self._storing = self._storing, None
+            self._replaced(writing.result(), snapshot)
+            self._stored = entry_index
 
     def deserialize(self) -> tuple[list[Any], Entry, Entry, list[Node]]:
         """The current snapshot, in the shape that PySyncObj's loader takes apart."""
@@ -199,7 +229,9 @@ class SnapshotStore:
         if snapshot.id != piece.id:
             log.error("refused a snapshot from %s: it is %s, not %s", node, snapshot.id, piece.id)
             return False
-        self._write(content, snapshot)
+        self.finish()
+        _write(self.path, content)
+        self._replaced(content, snapshot)
         return True
 
     def setTransmissionData(self, complete: bool | None) -> bool:
@@ -228,18 +260,24 @@ class SnapshotStore:
                 "the pool as a new member"
             ) from fault
 
-    def _store(self, snapshot: Snapshot) -> None:
-        """Write a snapshot of our own."""
-        self._write(encode(snapshot), snapshot)
-
-    def _write(self, content: bytes, snapshot: Snapshot) -> None:
-        """Replace the file; transmissions of the old one start again with the new one."""
-        try:
-            replace_file(self.path, content)
-        except OSError as fault:
-            raise data_error(self.path, fault) from fault
+    def _replaced(self, content: bytes, snapshot: Snapshot) -> None:
+        """The file is another; transmissions of the old one start again with the new one."""
         self._content, self._current = content, snapshot
         self._sending.clear()
+
+
+def _write_encoded(path: Path, snapshot: Snapshot) -> bytes:
+    """Replace the file; returns its content. Raises DataError."""
+    content = encode(snapshot)
+    _write(path, content)
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        replace_file(path, content)
+    except OSError as fault:
+        raise data_error(path, fault) from fault
 
 
 def reconcile(journal: DurableJournal, snapshot: Snapshot | None) -> None:

@@ -48,7 +48,7 @@ class _Orderly(msgspec.Struct, tag="orderly"):
     pass
 
 
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _header = msgspec.json.Decoder(_Header | _Orderly).decode
 _line = msgspec.json.Decoder(_Grant | _End).decode
 
@@ -84,7 +84,7 @@ class RecordLog:
         self._boot = boot
         self._file: int | None = None
         self._lines = 0
-        self._unwritten: list[bytes] = []
+        self._unwritten: list[tuple[object, ...]] = []
         self._fault: DataError | None = None
 
     def load(self) -> SavedRecord | None:
@@ -120,12 +120,12 @@ class RecordLog:
         """Begin a new file, for this incarnation, with what is on record now."""
         self.abandon()
         aside = self._path.with_suffix(".new")
-        lines = [_encode(_Header(incarnation, self._boot))]
-        lines += [_encode(_grant(authorization)) for authorization in live]
+        lines: list[object] = [_Header(incarnation, self._boot)]
+        lines += [_grant(authorization) for authorization in live]
         try:
             file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                _write(file, b"\n".join(lines) + b"\n")
+                _write(file, _encode_lines(lines))
                 os.replace(aside, self._path)
             except OSError:
                 os.close(file)
@@ -140,12 +140,12 @@ class RecordLog:
     def granted(self, authorization: Authorization) -> None:
         """Note a grant; `flush` must follow before its answer leaves."""
         if self._file is not None:
-            self._unwritten.append(_encode(_grant(authorization)))
+            self._unwritten.append(_grant(authorization))
 
     def ended(self, id: str) -> None:
         """Note that an authorization is no longer on record."""
         if self._file is not None:
-            self._unwritten.append(_encode(_End(id)))
+            self._unwritten.append(("-", id))
 
     def flush(self) -> None:
         """Write what was noted.
@@ -159,11 +159,9 @@ class RecordLog:
         if not lines or self._file is None:
             return
         self._lines += len(lines)
-        lines.append(b"")
-        data = b"\n".join(lines)
         self._unwritten = []
         try:
-            _write(self._file, data)
+            _write(self._file, _encode_lines(lines))
         except OSError as fault:
             self._give_up(fault)
 
@@ -223,11 +221,12 @@ class RecordLog:
             raise self._fault from stuck
 
 
-_ORDERLY_LINE = _encode(_Orderly())
+_ORDERLY_LINE = msgspec.json.encode(_Orderly())
 
 
-def _grant(a: Authorization) -> _Grant:
-    return _Grant(a.id, a.feature, a.count, a.token, a.client, a.granted_at_s)
+def _grant(a: Authorization) -> tuple[object, ...]:
+    """A `_Grant` with its tag, as it is on its line."""
+    return "+", a.id, a.feature, a.count, a.token, a.client, a.granted_at_s
 
 
 def _authorization(g: _Grant) -> Authorization:

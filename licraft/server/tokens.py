@@ -6,13 +6,16 @@ was made by one of them; nobody else can make one. Source: pool protocol, sectio
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
 
 import msgspec
 
 _MAC_BYTES = 16
 _VERSION = 1
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 ClientFields = tuple[str, str, str, int, str]
 """id, user, host, pid, app."""
@@ -35,7 +38,8 @@ class TokenMint:
 
     def __init__(self, secret: bytes) -> None:
         """`secret` is the pool's, from the replicated state."""
-        self._secret = secret
+        # BLAKE2 with a key is a MAC by itself (RFC 7693), at a fifth of the time of an HMAC.
+        self._keyed = hashlib.blake2b(key=secret, digest_size=_MAC_BYTES)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(TokenFields).decode
 
@@ -49,9 +53,10 @@ class TokenMint:
         client: ClientFields,
     ) -> str:
         """A token of these fields."""
-        body = self._encode(TokenFields(_VERSION, id, feature, count, server, incarnation, client))
-        mac = hmac.digest(self._secret, body, "sha256")[:_MAC_BYTES]
-        return urlsafe_b64encode(mac + body).decode("ascii").rstrip("=")
+        # The fields of TokenFields, in its order.
+        body = self._encode((_VERSION, id, feature, count, server, incarnation, client))
+        data = b2a_base64(self._mac(body) + body, newline=False)
+        return data.translate(_URL_SAFE, b"=").decode("ascii")
 
     def open(self, token: str) -> TokenFields | None:
         """What a token says, or None if no server of this pool made it."""
@@ -60,10 +65,15 @@ class TokenMint:
         except ValueError:
             return None
         mac, body = data[:_MAC_BYTES], data[_MAC_BYTES:]
-        if not hmac.compare_digest(mac, hmac.digest(self._secret, body, "sha256")[:_MAC_BYTES]):
+        if not hmac.compare_digest(mac, self._mac(body)):
             return None
         try:
             fields = self._decode(body)
         except msgspec.MsgspecError:
             return None
         return fields if fields.version == _VERSION else None
+
+    def _mac(self, body: bytes) -> bytes:
+        mac = self._keyed.copy()
+        mac.update(body)
+        return mac.digest()

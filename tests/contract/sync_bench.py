@@ -111,6 +111,11 @@ class Bench:
             compaction_period_s=1e9,
         )
 
+    def turn(self) -> None:
+        """Make durable what was said, and tick: what the engine does again and again."""
+        self.journal.sync()
+        self.node.doTick(0.0)
+
     def hear(self, node: Node, kind: str, **fields: Any) -> None:
         self.node._SyncObj__onMessageReceived(node, {"type": kind, **fields})
 

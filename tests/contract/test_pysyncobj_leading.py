@@ -32,9 +32,9 @@ def test_a_leader_commits_and_answers_its_proposer(tmp_path: Path) -> None:
     bench.lead()
     outcomes: list[tuple[object, int]] = []
     bench.node.submit(b"x", lambda result, reason: outcomes.append((result, reason)))
-    bench.node.doTick(0.0)
+    bench.turn()
     acknowledge(bench, GAMMA, bench.node.end_index + 1)
-    bench.node.doTick(0.0)
+    bench.turn()
     assert bench.machine.applied == [(3, b"x")]
     assert outcomes == [(3, FAIL_REASON.SUCCESS)]
     assert bench.node.leads
@@ -47,7 +47,7 @@ def test_s6_an_acknowledgement_of_an_earlier_term_counts_nothing(
     bench = Bench(tmp_path, ALL_GUARDS if guarded else without(Guard.TERM_OF_ACKNOWLEDGEMENT))
     bench.lead()
     acknowledge(bench, GAMMA, bench.node.end_index + 1, term=bench.node.raftCurrentTerm - 1)
-    bench.node.doTick(0.0)
+    bench.turn()
     assert bench.node.raftCommitIndex == (1 if guarded else 2)
 
 
@@ -58,7 +58,7 @@ def test_s5_of_two_resets_in_flight_one_counts(tmp_path: Path, guarded: bool) ->
     first = bench.node._sent[GAMMA]
     acknowledge(bench, GAMMA, 2, reset=True, success=False, seq=first)
     bench.now += 0.2
-    bench.node.doTick(0.0)
+    bench.turn()
     assert bench.node._SyncObj__raftNextIndex[GAMMA] == 3
     acknowledge(bench, GAMMA, 2, reset=True, success=False, seq=first)
     assert bench.node._SyncObj__raftNextIndex[GAMMA] == (3 if guarded else 2)
@@ -69,7 +69,7 @@ def test_an_acknowledgement_takes_back_nothing_that_is_on_its_way(tmp_path: Path
     bench.lead()
     for _ in range(5):
         bench.node.submit(b"x", lambda result, reason: None)
-    bench.node.doTick(0.0)
+    bench.turn()
     assert bench.node._SyncObj__raftNextIndex[GAMMA] == 8
     acknowledge(bench, GAMMA, 4)
     assert bench.node._SyncObj__raftNextIndex[GAMMA] == 8
@@ -90,7 +90,7 @@ def test_finished_callbacks_are_forgotten(tmp_path: Path) -> None:
     def callback(result: object, reason: int) -> None: ...
 
     bench.node.submit(b"x", callback)
-    bench.node.doTick(0.0)
+    bench.turn()
     assert len(bench.node._SyncObj__commandsWaitingReply) == 1
     bench.node._SyncObj__commandsWaitingCommit[70].append((1, callback))
     bench.node.forget(lambda waiting: waiting is callback)
@@ -106,7 +106,7 @@ def test_l4_an_isolated_server_does_not_raise_its_term(tmp_path: Path, guarded: 
     bench = Bench(tmp_path, ALL_GUARDS if guarded else without(Guard.PRE_VOTE))
     for _ in range(20):
         bench.now += 2.0
-        bench.node.doTick(0.0)
+        bench.turn()
     assert bench.node.raftCurrentTerm == (0 if guarded else 20)
 
 
@@ -145,7 +145,7 @@ def test_l4_a_leader_that_learns_of_a_higher_term_is_elected_anew(tmp_path: Path
     bench.wire.take()
     acknowledge(bench, ALPHA, 1, term=40, success=False)
     assert not bench.node._isLeader()
-    bench.node.doTick(0.0)
+    bench.turn()
     votes = [m for _, m in bench.wire.take() if m["type"] == "request_vote"]
     assert {vote["term"] for vote in votes} == {41}
 
@@ -157,7 +157,7 @@ def test_votes_are_counted_by_server(tmp_path: Path) -> None:
         bench.node._SyncObj__otherNodes.add(Node(f"extra{extra}"))
     bench.node._pre_vote_won = True
     bench.node._SyncObj__raftElectionDeadline = 0.0
-    bench.node.doTick(0.0)
+    bench.turn()
     for _ in range(3):
         bench.hear(GAMMA, "response_vote", term=bench.node.raftCurrentTerm)
     assert not bench.node._isLeader()
@@ -173,15 +173,15 @@ def test_the_check_message_keeps_a_leader_that_answers(tmp_path: Path) -> None:
         bench.node._check_leader = lambda server, done, to=checks: to.append((server, done))
         bench.append((1, 0), 9)
         bench.now += 2.0
-        bench.node.doTick(0.0)
+        bench.turn()
         ((server, done),) = checks
         assert server == "alpha"
         fields = {"term": 9, "round": bench.node._round, "granted": True}
         bench.hear(GAMMA, "pre_vote_answer", **fields)
-        bench.node.doTick(0.0)
+        bench.turn()
         assert bench.node.raftCurrentTerm == 9
         done(answer)
-        bench.node.doTick(0.0)
+        bench.turn()
         assert bench.node.raftCurrentTerm == (10 if elected else 9)
 
 

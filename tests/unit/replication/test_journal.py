@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from licraft.errors import DataError, InvariantBroken
 from licraft.replication.files import DirectoryLock
 from licraft.replication.journal import DurableJournal
+from licraft.replication.messages import Entry
 from licraft.replication.snapshot import Snapshot, SnapshotStore, encode, reconcile
 
 
@@ -28,7 +29,7 @@ def filled(directory: Path, count: int = 5) -> DurableJournal:
     return journal
 
 
-def content(journal: DurableJournal) -> tuple[object, ...]:
+def content(journal: DurableJournal) -> tuple[list[Entry], int, str | None]:
     return journal[:], journal.getCurrentTerm(), journal.getVotedForNodeId()
 
 
@@ -64,6 +65,25 @@ def test_one_sync_for_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     journal.sync()
     assert len(calls) == 1
     assert not journal.dirty
+
+
+def test_what_a_killed_process_wrote_is_synced_before_it_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path, 2).abandon()
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", calls.append)
+    assert open_journal(tmp_path).durable_end == 2
+    assert len(calls) == 1
+
+
+def test_one_sync_at_a_time(tmp_path: Path) -> None:
+    journal = filled(tmp_path, 2)
+    journal.add(b"\0x", 3, 1)
+    assert journal.begin_sync() is not None
+    with pytest.raises(InvariantBroken):
+        journal.begin_sync()
+    assert journal.durable_end == 2
 
 
 def test_a_conflict_truncates_durably(tmp_path: Path) -> None:
@@ -216,6 +236,8 @@ operations = st.lists(
         st.tuples(st.just("compact"), st.integers(0, 5)),
         st.tuples(st.just("vote"), st.sampled_from([None, "beta"])),
         st.tuples(st.just("sync"), st.none()),
+        st.tuples(st.just("begin"), st.none()),
+        st.tuples(st.just("end"), st.none()),
     ),
     max_size=40,
 )
@@ -228,7 +250,10 @@ def test_a_crash_leaves_what_was_synced_last(
 ) -> None:
     journal = filled(tmp_path_factory.mktemp("journal"), 2)
     synced, term = content(journal), 1
+    underway = False
     for step, value in steps:
+        if underway and step in ("sync", "begin"):
+            continue
         if step == "add":
             assert isinstance(value, bytes)
             journal.add(b"\0" + value, journal[-1][1] + 1, term)
@@ -244,9 +269,23 @@ def test_a_crash_leaves_what_was_synced_last(
             assert value is None or isinstance(value, str)
             term += 1
             journal.setCurrentTerm(term, value)
+        elif step == "end":
+            if underway:
+                journal.end_sync(None)
+            underway = False
+        elif step == "begin":
+            work = journal.begin_sync()
+            underway = work is not None
+            if work is not None:
+                synced = content(journal)
+                work()
         else:
             journal.sync()
             synced = content(journal)
+        on_disk = {entry[1]: entry for entry in synced[0]}
+        durable = [entry for entry in journal[:] if entry[1] <= journal.durable_end]
+        assert durable == [on_disk[entry[1]] for entry in durable]
+        assert underway or journal.dirty or journal.durable_end == journal[-1][1]
     journal.abandon()
     assert content(open_journal(journal.path.parent)) == synced
 

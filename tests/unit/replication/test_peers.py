@@ -115,7 +115,11 @@ class Member:
         self.peers = Peers(pool, server, members, tls, on_ask, time.monotonic, random.Random(1))
         self.peers.setOnMessageReceivedCallback(self._receive)
         self.peers.setOnNodeDisconnectedCallback(lambda node: self.lost.append(node.id))
-        self.peers.on_activity = self.peers.flush
+        self.peers.on_activity = self.let_leave
+
+    def let_leave(self) -> None:
+        self.peers.seal()
+        self.peers.release()
 
     def _receive(self, node: Node, message: Message) -> None:
         self.received.append((node.id, message))
@@ -167,19 +171,24 @@ def test_messages_and_questions_go_both_ways(tmp_path: Path, secure: bool) -> No
     asyncio.run(scenario())
 
 
-def test_nothing_leaves_before_the_flush() -> None:
+def test_raft_waits_for_the_disk_and_questions_do_not() -> None:
     async def scenario() -> None:
         alpha, beta = pair()
         async with running(alpha, beta):
             await connected(alpha, beta)
-            alpha.peers.on_activity = lambda: None
+            alpha.peers.on_activity = alpha.peers.flush
             alpha.peers.send(Node("beta"), dict(MESSAGE))
-            # What comes the other way proves that time enough has passed for a round trip.
-            beta.peers.send(Node("alpha"), dict(MESSAGE))
-            await until(lambda: alpha.received)
+            # An answer to what was asked later proves that the message could have arrived.
+            assert await alpha.peers.ask("beta", b"?", 5.0) == b"alpha:?"
+            alpha.peers.seal()
+            alpha.peers.send(Node("beta"), dict(MESSAGE))
+            assert await alpha.peers.ask("beta", b"?", 5.0) == b"alpha:?"
             assert beta.received == []
-            alpha.peers.flush()
+            alpha.peers.release()
             await until(lambda: beta.received)
+            # What came after the seal belongs to the next turn.
+            assert await alpha.peers.ask("beta", b"?", 5.0) == b"alpha:?"
+            assert len(beta.received) == 1
 
     asyncio.run(scenario())
 
