@@ -32,7 +32,7 @@ class Fault(Exception):
         super().__init__(detail)
 
 
-_QUOTED = re.compile(rb'"[^"]*"')
+_NAME = re.compile(rb'"(\w+)"\s*:')
 
 
 class BodyDecoder(Generic[T]):
@@ -40,9 +40,7 @@ class BodyDecoder(Generic[T]):
 
     def __init__(self, kind: type[T]) -> None:
         self._decode: Callable[[bytes], T] = msgspec.json.Decoder(kind).decode
-        names, maps = _member_names(kind)
-        self._names = tuple(b'"%b"' % name.encode() for name in names)
-        self._maps = tuple(b'"%b"' % name.encode() for name in maps)
+        self._maps = tuple(b'"%b"' % name.encode() for name in _maps(kind))
 
     def decode(self, body: bytes) -> T:
         """The value of `body`; raises Fault."""
@@ -58,23 +56,17 @@ class BodyDecoder(Generic[T]):
         """Whether a name can occur twice in one object: false is certain, true is a suspicion.
 
         msgspec lets the last of two equal names win and cannot tell us. Except in
-        maps the names are known at this point, so each is in the body literally,
-        or with an escape.
+        maps the names are known words at this point, so each is in the body
+        literally, or with an escape.
         """
-        if b"\\" in body:
+        if b"\\" in body or any(name in body for name in self._maps):
             return True
-        found = _QUOTED.findall(body)
-        if len(set(found)) == len(found) and not self._maps:
-            return False
-        for name in self._names:
-            if body.count(name) > 1:
-                return True
-        return any(name in body for name in self._maps)
+        names = _NAME.findall(body)
+        return len(set(names)) < len(names)
 
 
-def _member_names(kind: Any) -> tuple[list[str], list[str]]:
-    """The names that can occur in a body of this type, and which of them name maps."""
-    names: set[str] = set()
+def _maps(kind: Any) -> list[str]:
+    """The names in a body of this type that have maps for values."""
     maps: set[str] = set()
     todo = [msgspec.inspect.type_info(kind)]
     while todo:
@@ -82,14 +74,13 @@ def _member_names(kind: Any) -> tuple[list[str], list[str]]:
         if isinstance(info, msgspec.inspect.UnionType):
             todo += info.types
         elif isinstance(info, msgspec.inspect.StructType):
-            names |= {field.encode_name for field in info.fields}
             maps |= {
                 field.encode_name
                 for field in info.fields
                 if isinstance(field.type, msgspec.inspect.DictType)
             }
             todo += [field.type for field in info.fields]
-    return sorted(names), sorted(maps)
+    return sorted(maps)
 
 
 def _refuse_repeated_names(body: bytes) -> None:

@@ -140,7 +140,10 @@ class Record:
     def _file(self, authorization: Authorization) -> None:
         """Put an authorization into the slot in which its time runs out."""
         slot = int(authorization.expires_s / _SLOT_S)
-        if self._swept is not None:
-            slot = max(slot, self._swept)
+        if self._swept is not None and slot < self._swept:
+            slot = self._swept
         authorization.slot = slot
-        self._wheel.setdefault(slot, {})[authorization.id] = authorization
+        due = self._wheel.get(slot)
+        if due is None:
+            due = self._wheel[slot] = {}
+        due[authorization.id] = authorization

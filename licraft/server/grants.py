@@ -56,7 +56,7 @@ class Grants:
     @property
     def mint(self) -> TokenMint:
         """The pool's tokens."""
-        secret = self.state.secret
+        secret = self._pool.state.secret
         if self._mint is None or self._minted_for != secret:
             self._mint = TokenMint(bytes.fromhex(secret))
             self._minted_for = secret
