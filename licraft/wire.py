@@ -266,6 +266,20 @@ class Installed(Struct):
     index: int
 
 
+class LeaderRequest(Struct, forbid_unknown_fields=True):
+    """`POST /v1/leader`: the server that is to lead."""
+
+    server: Name
+
+
+class LeaderAnswer(Struct):
+    """The server that leads now, in which Raft term, and the log index of the wish."""
+
+    leader: str
+    term: int
+    index: int
+
+
 class Readiness(Struct):
     """`GET /readyz`: 200 while `ready` (holds its lease and may grant), else 503."""
 

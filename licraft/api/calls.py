@@ -35,6 +35,8 @@ from licraft.wire import (
     HeartbeatAnswer,
     HeartbeatRequest,
     Installed,
+    LeaderAnswer,
+    LeaderRequest,
     LicenseDocument,
     Name,
     PoolView,
@@ -239,6 +241,10 @@ async def _install(service: LicenseService, text: str, _: Params) -> Answer:
     return 200, await service.install_license(text)
 
 
+async def _lead(service: LicenseService, body: LeaderRequest, _: Params) -> Answer:
+    return 200, await service.lead(body.server)
+
+
 def _healthz(_: LicenseService, __: None, ___: Params) -> Answer:
     return 200, Health()
 
@@ -375,6 +381,20 @@ CALLS: tuple[Call, ...] = (
         problems={
             409: (Code.STALE_SEQUENCE,),
             422: (Code.INVALID_LICENSE,),
+            503: (Code.NO_QUORUM, Code.OUTCOME_UNKNOWN),
+        },
+    ),
+    Call(
+        name="lead",
+        method="POST",
+        path="/v1/leader",
+        access=Access.ADMIN,
+        summary="Hand leadership to another server",
+        run=_lead,
+        request=LeaderRequest,
+        answers={200: LeaderAnswer},
+        problems={
+            404: (Code.NOT_FOUND,),
             503: (Code.NO_QUORUM, Code.OUTCOME_UNKNOWN),
         },
     ),

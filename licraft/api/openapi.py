@@ -114,6 +114,8 @@ EXAMPLES: dict[str, Any] = {
     "FeatureList": {"features": [_FEATURE]},
     "LicenseDocument": {"sequence": 7, "text": _LICENSE_TEXT, "codes": []},
     "Installed": {"sequence": 7, "index": 812},
+    "LeaderRequest": {"server": "beta"},
+    "LeaderAnswer": {"leader": "beta", "term": 4, "index": 813},
     "Health": {"alive": True},
     "Readiness": {"ready": True, "state": "serving", "detail": ""},
 }

@@ -21,6 +21,7 @@ from licraft.wire import (
     HeartbeatAnswer,
     HeartbeatRequest,
     Installed,
+    LeaderAnswer,
     LicenseDocument,
     PoolView,
     Problem,
@@ -81,6 +82,10 @@ class LicenseService(Protocol):
 
     async def install_license(self, text: str) -> Installed | Problem:
         """Verify and commit a redundant license file."""
+        ...
+
+    async def lead(self, server: str) -> LeaderAnswer | Problem:
+        """Hand leadership to `server`, and wait until it leads."""
         ...
 
     def readiness(self) -> Readiness:

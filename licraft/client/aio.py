@@ -20,6 +20,8 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
+import msgspec
+
 from licraft.client.answers import Elsewhere, unavailable
 from licraft.client.clock import Clock, boottime
 from licraft.client.grants import Granter, checkout_request, heed
@@ -40,6 +42,8 @@ from licraft.wire import (
     FeatureList,
     FeatureView,
     Installed,
+    LeaderAnswer,
+    LeaderRequest,
     LicenseDocument,
     PoolView,
 )
@@ -271,7 +275,14 @@ class AsyncClient:
         content = text.encode()
         if len(content) > MAX_LICENSE_BYTES:
             raise InvalidRequest(f"license file: more than {MAX_LICENSE_BYTES} bytes", "too_large")
-        return await self._call("PUT", "/v1/license", Installed, content, changes=True)
+        return await self._call(
+            "PUT", "/v1/license", Installed, content, changes=True, content_type="application/yaml"
+        )
+
+    async def lead(self, server: str) -> LeaderAnswer:
+        """Hand leadership to `server`, and wait until it leads; needs the admin token."""
+        content = msgspec.json.encode(LeaderRequest(server))
+        return await self._call("POST", "/v1/leader", LeaderAnswer, content, changes=True)
 
     async def remove(self, id: str) -> None:
         """End an authorization, whoever holds it; needs the admin token."""
@@ -286,6 +297,7 @@ class AsyncClient:
         content: bytes | None = None,
         *,
         changes: bool = False,
+        content_type: str = "application/json",
     ) -> T:
         """Ask server after server until one answers; a change is not sent twice in the dark."""
         self._check_open()
@@ -298,7 +310,7 @@ class AsyncClient:
                 content,
                 read_timeout_s=self._read_timeout_s * (3 if changes else 1),
                 repeat=not changes,
-                content_type="application/yaml",
+                content_type=content_type,
             )
             answer = heed(outcome, body_type, self._routes, self._clock())
             if isinstance(answer, LicraftError):

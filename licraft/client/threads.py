@@ -29,6 +29,7 @@ from licraft.wire import (
     AuthorizationList,
     FeatureView,
     Installed,
+    LeaderAnswer,
     LicenseDocument,
     PoolView,
 )
@@ -212,6 +213,10 @@ class Client:
         Raises LicenseError with code `stale_sequence` or `invalid_license`.
         """
         return self._call(lambda client: client.install_license(text))
+
+    def lead(self, server: str) -> LeaderAnswer:
+        """Hand leadership to `server`, and wait until it leads; needs the admin token."""
+        return self._call(lambda client: client.lead(server))
 
     def remove(self, id: str) -> None:
         """End an authorization, whoever holds it; needs the admin token."""

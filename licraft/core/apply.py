@@ -17,6 +17,7 @@ from licraft.core.commands import (
     FormPool,
     InstallLicense,
     Level,
+    PreferLeader,
     Reason,
     Reclaim,
     Release,
@@ -37,6 +38,7 @@ from licraft.core.outcomes import (
     Code,
     Effect,
     Event,
+    LeaderPreferred,
     LeaseRenewed,
     LicenseChanged,
     Outcome,
@@ -166,6 +168,8 @@ def _down(command: ServerDown, state: PoolState, index: int, events: list[Event]
         return OVERTAKEN
     server.status = ServerStatus.DOWN
     server.down_index = index
+    if state.preferred_leader == server.name:
+        state.preferred_leader = ""
     state.membership += 1
     events.append(ServerWentDown(server.name))
     _drop_borrows(state, server.name, events)
@@ -292,6 +296,17 @@ def _install(command: InstallLicense, state: PoolState, index: int, events: list
     _entitle(state, events)
     events.append(LicenseChanged(new.sequence))
     return Outcome(Effect.DONE, new.sequence)
+
+
+@_apply.register
+def _prefer(command: PreferLeader, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """Leadership belongs to this server, if it acts."""
+    server = state.servers.get(command.server)
+    if server is None or server.status is not ServerStatus.UP:
+        return STALE
+    state.preferred_leader = command.server
+    events.append(LeaderPreferred(command.server))
+    return DONE
 
 
 def _advance_clock(state: PoolState, events: list[Event]) -> None:

@@ -150,6 +150,13 @@ class EndBorrow:
 
 
 @dataclass(frozen=True, slots=True)
+class PreferLeader:
+    """An administrator hands leadership to `server`; holds until that server goes down."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
 class InstallLicense:
     """The redundant license file, verified by the server that proposes it (R10, R19)."""
 
@@ -167,6 +174,7 @@ Command = (
     | Solicit
     | EndBorrow
     | InstallLicense
+    | PreferLeader
 )
 
 COMMANDS: tuple[type[Command], ...] = (
@@ -180,6 +188,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Solicit,
     EndBorrow,
     InstallLicense,
+    PreferLeader,
 )
 
 

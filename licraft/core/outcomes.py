@@ -139,6 +139,13 @@ class LicenseChanged:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class LeaderPreferred:
+    """An administrator wants `server` to lead."""
+
+    server: str
+
+
 Event = (
     PoolFormed
     | ServerCameUp
@@ -150,6 +157,7 @@ Event = (
     | BorrowEnded
     | Solicited
     | LicenseChanged
+    | LeaderPreferred
 )
 
 

@@ -61,7 +61,10 @@ class ServerState:
 
 @dataclass(slots=True)
 class PoolState:
-    """The replicated state of a pool; `servers` are in leader priority order."""
+    """The replicated state of a pool; `servers` are in leader priority order.
+
+    `preferred_leader` comes before all of them while it is not empty.
+    """
 
     pool: str = ""
     secret: str = field(default="", repr=False)
@@ -72,6 +75,7 @@ class PoolState:
     table: AllocationTable = field(default_factory=AllocationTable)
     license: LicenseFile = NO_LICENSE
     clock_s: int = 0
+    preferred_leader: str = ""
     membership: int = 0
     index: int = 0
 
@@ -84,6 +88,12 @@ class PoolState:
     def pool_day(self) -> date:
         """The UTC day of the pool clock."""
         return date.fromordinal(_UNIX_EPOCH_DAY + self.clock_s // 86_400)
+
+    @property
+    def priority(self) -> list[str]:
+        """The servers in the order in which they should lead."""
+        first = self.preferred_leader
+        return sorted(self.servers, key=lambda name: name != first)
 
     def available(self) -> list[str]:
         """The servers whose seats others may take, in priority order."""

@@ -31,4 +31,5 @@ class ServerConfig:
     threshold: float = 0.8
     vendor_keys: tuple[VendorPublicKey, ...] = ()
     license_file: Path | None = None
+    leader_handback: bool = True
     tick_s: float = 0.05

@@ -1,4 +1,4 @@
-"""What only the leader server does: designate down servers, reclaim, find seats for borrows.
+"""What only the leader server does: see who is down, reclaim, find seats, give way.
 
 May import the core and this room. It acts on what is in the replicated state and on its
 own monotonic clock, so a new leader continues where the old one stopped, counting every
@@ -8,7 +8,9 @@ R21, R23, B3, B5, B14, B15.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 
 from licraft.core.borrowing import Ask, Exhausted, Give, Wait, next_step, surplus
 from licraft.core.commands import Command, EndBorrow, Level, Reclaim, ServerDown, Solicit
@@ -16,13 +18,19 @@ from licraft.core.leases import down_due, reclaim_due
 from licraft.core.outcomes import Applied, LeaseRenewed, ServerCameUp, ServerWentDown
 from licraft.core.state import ServerState, ServerStatus
 from licraft.core.table import FeaturePool, PendingBorrow
+from licraft.errors import NotExecuted
 from licraft.replication.engine import EngineStatus
 from licraft.server.borrower import Borrower
 from licraft.server.clock import Clock
 from licraft.server.pool import ReplicatedPool
 from licraft.server.proposer import Proposer
 
+log = logging.getLogger(__name__)
+
+HANDBACK_S = 10.0
 _ANSWER_S = 0.4
+
+Transfer = Callable[[str], Awaitable[None]]
 
 
 class Leader:
@@ -36,13 +44,21 @@ class Leader:
         borrower: Borrower,
         clock: Clock,
         status: Callable[[], EngineStatus],
+        transfer: Transfer,
+        *,
+        handback: bool,
     ) -> None:
+        """With `handback` it hands leadership to a server of higher priority that is steady."""
         self._server = server
         self._pool = pool
         self._proposer = proposer
         self._borrower = borrower
         self._clock = clock
         self._status = status
+        self._transfer = transfer
+        self._handback = handback
+        self._handing_over: asyncio.Task[None] | None = None
+        self._steady: dict[str, float] = {}
         self._term = 0
         self._since_s = 0.0
         self._heard: dict[str, float] = {}
@@ -55,9 +71,12 @@ class Leader:
         now = self._clock.now()
         for event in applied.events:
             match event:
-                case LeaseRenewed(server=server) | ServerCameUp(server=server):
+                case LeaseRenewed(server=server):
+                    self._heard[server] = now
+                case ServerCameUp(server=server):
                     self._heard[server] = now
                     self._down.pop(server, None)
+                    self._steady.pop(server, None)
                 case ServerWentDown(server=server):
                     self._down[server] = (applied.index, now)
                 case _:
@@ -74,9 +93,22 @@ class Leader:
             self._since_s = self._clock.now()
             self._asked.clear()
             self._busy.clear()
+            self._steady.clear()
         self._watch(status)
         if acts:
             self.pump(status)
+        if self._handback:
+            self._hand_back(status)
+
+    def prefer(self, server: str) -> None:
+        """An administrator wants another leader: hand over at once, if this server leads."""
+        if server != self._server and self._status().leads:
+            self._hand_over(server)
+
+    def close(self) -> None:
+        """Hand over to nobody any more."""
+        if self._handing_over is not None:
+            self._handing_over.cancel()
 
     def pump(self, status: EngineStatus | None = None) -> None:
         """Take the next step of every borrow that lacks seats."""
@@ -93,6 +125,36 @@ class Leader:
         self._asked = {key: at for key, at in self._asked.items() if key[0] in ids}
         for pool, borrow in open_borrows:
             self._advance(pool, borrow, status)
+
+    def _hand_back(self, status: EngineStatus) -> None:
+        """Give way to the highest server that is up, once it is steady (leader priority list)."""
+        now = self._clock.now()
+        servers = self._pool.state.servers
+        for name in self._pool.state.priority:
+            if name == self._server:
+                return
+            if servers[name].status is not ServerStatus.UP or name not in status.connected:
+                self._steady.pop(name, None)
+            elif now - self._steady.setdefault(name, now) >= HANDBACK_S:
+                self._steady.pop(name)  # It is tried again as late as this, should it fail.
+                self._hand_over(name)
+                return
+            else:
+                return
+
+    def _hand_over(self, server: str) -> None:
+        """Hand leadership to a server, if it has the whole log."""
+        if self._handing_over is None:
+            self._handing_over = asyncio.get_running_loop().create_task(self._try(server))
+
+    async def _try(self, server: str) -> None:
+        try:
+            log.info("%s hands leadership to %s", self._server, server)
+            await self._transfer(server)
+        except NotExecuted as fault:
+            log.warning("leadership was not handed to %s: %s", server, fault)
+        finally:
+            self._handing_over = None
 
     def _watch(self, status: EngineStatus) -> None:
         """Call silent servers down, and reclaim what down servers left."""

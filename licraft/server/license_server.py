@@ -21,6 +21,7 @@ from licraft.core.outcomes import (
     BorrowEnded,
     BorrowOpened,
     Code,
+    LeaderPreferred,
     LeaseRenewed,
     LicenseChanged,
     PoolFormed,
@@ -30,9 +31,10 @@ from licraft.core.outcomes import (
 )
 from licraft.core.record import Authorization
 from licraft.core.state import PoolState
-from licraft.errors import DataError, LicenseError, NotExecuted, OutcomeUnknown, PeerUnreachable
+from licraft.errors import DataError, NotExecuted, PeerUnreachable
 from licraft.replication.engine import Engine
 from licraft.server import views
+from licraft.server.administration import Administration
 from licraft.server.answers import Answers
 from licraft.server.borrower import Borrower
 from licraft.server.clock import Clock, SystemClock
@@ -62,6 +64,7 @@ from licraft.wire import (
     HeartbeatRequest,
     HeartbeatResult,
     Installed,
+    LeaderAnswer,
     LicenseDocument,
     PoolView,
     Problem,
@@ -107,7 +110,16 @@ class LicenseServer:
         self.standing = Standing(config, pool, engine, self.proposer, self.clock)
         self.grants = Grants(name, pool, self.clock, self._record_log)
         self.borrower = Borrower(name, self.grants, self.proposer, self.clock)
-        self.leader = Leader(name, pool, self.proposer, self.borrower, self.clock, engine.status)
+        self.leader = Leader(
+            name,
+            pool,
+            self.proposer,
+            self.borrower,
+            self.clock,
+            engine.status,
+            engine.transfer,
+            handback=config.leader_handback,
+        )
         self.keeper = LicenseKeeper(
             name,
             pool,
@@ -117,6 +129,7 @@ class LicenseServer:
             config.license_file,
         )
         self.answers = Answers(name, self.standing, self.keeper)
+        self.administration = Administration(pool, engine, self.proposer, self.keeper, self.answers)
         self.failover = Failover(name, self.grants, self.borrower, self.standing, self.answers)
         self.reports = Reports(name, engine, self.grants, self.clock, self.failover.strike)
         self.grants.may_act = self.standing.may_grant
@@ -294,20 +307,11 @@ class LicenseServer:
 
     async def install_license(self, text: str) -> Installed | Problem:
         """Verify a redundant license file and commit it."""
-        refusal = self.answers.refusal(recovering_too=False)
-        if refusal is not None:
-            return refusal
-        try:
-            sequence = await self.keeper.install(text)
-        except LicenseError as fault:
-            status = 409 if fault.code == Code.STALE_SEQUENCE else 422
-            sequence = self.state.license.sequence
-            return Problem(status, fault.code, str(fault), sequence=sequence)
-        except NotExecuted as fault:
-            return self.answers.elsewhere(Code.NO_QUORUM, f"not installed: {fault}")
-        except OutcomeUnknown as fault:
-            return self.answers.elsewhere(Code.OUTCOME_UNKNOWN, f"perhaps installed: {fault}")
-        return Installed(sequence, self.state.index)
+        return await self.administration.install_license(text)
+
+    async def lead(self, server: str) -> LeaderAnswer | Problem:
+        """Hand leadership to `server`, and wait until it leads."""
+        return await self.administration.lead(server)
 
     def readiness(self) -> Readiness:
         """Whether this server holds its lease and may grant."""
@@ -352,6 +356,7 @@ class LicenseServer:
     async def stop(self) -> None:
         """Stop in an orderly way: grant no more, hand leadership over, save the record."""
         self.standing.stop()
+        self.leader.close()
         self._turn_away(Code.DRAINING)
         status = self.engine.status()
         for name in self.state.servers if status.leads else ():
@@ -399,6 +404,8 @@ class LicenseServer:
                     self.borrower.give(event)
                 case LicenseChanged():
                     self.keeper.changed()
+                case LeaderPreferred(server=server):
+                    self.leader.prefer(server)
                 case _:
                     pass
         if (applied.events or applied.serial) and self.may_grant():

@@ -83,6 +83,7 @@ async def start_server(settings: Settings) -> RunningServer:
         threshold=settings.threshold,
         vendor_keys=tuple(keys),
         license_file=settings.license_file,
+        leader_handback=settings.leader_handback,
     )
     tls = settings.peer_tls
     engine_config = EngineConfig(

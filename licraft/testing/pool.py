@@ -79,6 +79,7 @@ class InProcessPool:
         data_dir: Path | None = None,
         key: VendorPrivateKey | None = None,
         strangers: Collection[str] = (),
+        leader_handback: bool = True,
     ) -> None:
         """`rates` are true clock rates by server; without `data_dir` files are temporary.
 
@@ -97,6 +98,7 @@ class InProcessPool:
         self.key = key or generate()
         self.sequence = 0
         self._strangers = frozenset(strangers)
+        self._leader_handback = leader_handback
         self.clocks: dict[str, ManualClock] = {}
         self._thresholds = (
             dict.fromkeys(self.names, float(threshold))
@@ -333,6 +335,7 @@ class InProcessPool:
             license_file=self.given_license(name),
             vendor_keys=() if name in self._strangers else (self.key.public,),
             tick_s=self.tick_s,
+            leader_handback=self._leader_handback,
         )
         config.data_dir.mkdir(mode=0o700, exist_ok=True)
         machine = ReplicatedPool()

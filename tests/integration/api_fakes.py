@@ -28,6 +28,7 @@ from licraft.wire import (
     HeartbeatRequest,
     HeartbeatResult,
     Installed,
+    LeaderAnswer,
     LicenseDocument,
     LicenseView,
     PoolView,
@@ -188,6 +189,11 @@ class FakeService:
         if text.startswith("stale"):
             return Problem(409, "stale_sequence", "not newer", sequence=7)
         return Installed(sequence=8, index=99)
+
+    async def lead(self, server: str) -> LeaderAnswer | Problem:
+        if server != "beta":
+            return Problem(404, "not_found", f"no server {server}", field="server")
+        return LeaderAnswer(leader=server, term=4, index=100)
 
     def readiness(self) -> Readiness:
         return Readiness(self.ready, "serving" if self.ready else "no_quorum", "")

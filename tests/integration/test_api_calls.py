@@ -24,7 +24,12 @@ ANY = [
     ("GET", "/v1/authorizations"),
     ("GET", "/v1/license"),
 ]
-ADMINISTRATION = [("DELETE", "/v1/authorizations/a-1"), ("PUT", "/v1/license")]
+ADMINISTRATION = [
+    ("DELETE", "/v1/authorizations/a-1"),
+    ("PUT", "/v1/license"),
+    ("POST", "/v1/leader"),
+]
+BODIES = {"/v1/leader": b'{"server": "beta"}'}
 OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/openapi.json")]
 
 
@@ -48,7 +53,8 @@ def _bearer(token: str | None) -> dict[str, str]:
 def test_who_may_call_what(method: str, path: str, token: str | None) -> None:
     async def scenario() -> None:
         async with _client(tokens=TOKENS) as client:
-            answer = await client.request(method, path, headers=_bearer(token), content=b"x")
+            content = BODIES.get(path, b"x")
+            answer = await client.request(method, path, headers=_bearer(token), content=content)
         if (method, path) in OPEN:
             expected = 200
         elif token not in (CLIENT, ADMIN):
@@ -69,7 +75,7 @@ def test_who_may_call_what(method: str, path: str, token: str | None) -> None:
 def test_without_tokens_everything_is_allowed(method: str, path: str) -> None:
     async def scenario() -> None:
         async with _client() as client:
-            answer = await client.request(method, path, content=b"x")
+            answer = await client.request(method, path, content=BODIES.get(path, b"x"))
             assert answer.status_code in (200, 204)
             assert "date" in answer.headers
             assert "server" not in answer.headers
@@ -95,6 +101,19 @@ def test_answers_are_the_services() -> None:
             missing = await client.delete("/v1/authorizations/unknown")
             assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
             assert service.removed == ["a-1", "unknown"]
+
+    run(scenario())
+
+
+def test_leadership_is_handed_over() -> None:
+    async def scenario() -> None:
+        async with _client() as client:
+            answer = await client.post("/v1/leader", json={"server": "beta"})
+            assert answer.json() == {"leader": "beta", "term": 4, "index": 100}
+            unknown = await client.post("/v1/leader", json={"server": "delta"})
+            assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+            nobody = await client.post("/v1/leader", json={})
+            assert (nobody.status_code, nobody.json()["field"]) == (400, "server")
 
     run(scenario())
 

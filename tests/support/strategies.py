@@ -22,6 +22,7 @@ from licraft.core.commands import (
     InstallLicense,
     Level,
     Member,
+    PreferLeader,
     Reason,
     Reclaim,
     Release,
@@ -109,6 +110,7 @@ any_command: dict[type[Command], SearchStrategy[Command]] = {
     Solicit: st.builds(Solicit, texts, texts, texts, texts, st.sampled_from(Level)),
     EndBorrow: st.builds(EndBorrow, texts, texts, texts, st.booleans()),
     InstallLicense: st.builds(InstallLicense, any_license),
+    PreferLeader: st.builds(PreferLeader, texts),
 }
 
 
@@ -185,7 +187,9 @@ def own_commands(draw: DrawFn, state: PoolState, server: str, number: int) -> Co
 def duties(draw: DrawFn, state: PoolState) -> Command:
     """What is proposed unsequenced: lives of servers, the leader's duties, licenses."""
     late = draw(st.sampled_from([0, 0, 0, 1]))
-    kind = draw(st.sampled_from(["renew", "down", "down", "next", "next", "borrow", "license"]))
+    kind = draw(
+        st.sampled_from(["renew", "down", "down", "next", "next", "borrow", "license", "prefer"])
+    )
     server = state.servers[draw(servers)]
     gone = [s for s in state.servers.values() if not s.acts]
     pending = open_borrows(state)
@@ -198,6 +202,8 @@ def duties(draw: DrawFn, state: PoolState) -> Command:
             return EndBorrow(feature, borrow.server, id, True)
         level = draw(st.sampled_from(Level))
         return Solicit(feature, borrow.server, id, draw(servers), level)
+    if kind == "prefer":
+        return PreferLeader(draw(servers))
     if kind == "down":
         return ServerDown(server.name, server.incarnation, server.lease_serial - late)
     if kind == "next":
