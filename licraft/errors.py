@@ -65,6 +65,10 @@ class NotExecuted(ProposalError):
     """The command will certainly never take effect; it is safe to propose it again."""
 
 
+class Overloaded(NotExecuted):
+    """It was not even proposed: too much waits already. Slow down."""
+
+
 class OutcomeUnknown(ProposalError):
     """The command may have taken effect; propose it again only with the same serial."""
 

@@ -21,7 +21,7 @@ from licraft.api.decoding import BodyDecoder, Fault, check_parameter, decode_tex
 from licraft.api.replies import Reply, problem, problem_reply, reply
 from licraft.api.service import LicenseService
 from licraft.core.outcomes import Code
-from licraft.errors import InvariantBroken, NotExecuted, OutcomeUnknown
+from licraft.errors import InvariantBroken, NotExecuted, OutcomeUnknown, Overloaded
 from licraft.wire import (
     MAX_BODY_BYTES,
     MAX_LICENSE_BYTES,
@@ -165,6 +165,11 @@ class Operation:
     def _failed(self, error: Exception) -> Reply:
         if isinstance(error, InvariantBroken):
             self._broken(error)
+        elif isinstance(error, Overloaded):
+            detail = f"not done, and safe to repeat: {error}"
+            return problem_reply(
+                Problem(status=429, code=Code.OVERLOADED.value, detail=detail, retry_after=1.0)
+            )
         elif isinstance(error, NotExecuted):
             detail = f"not done, and safe to repeat: {error}"
             return problem_reply(
@@ -381,6 +386,7 @@ CALLS: tuple[Call, ...] = (
         problems={
             409: (Code.STALE_SEQUENCE,),
             422: (Code.INVALID_LICENSE,),
+            429: (Code.OVERLOADED,),
             503: (Code.NO_QUORUM, Code.OUTCOME_UNKNOWN),
         },
     ),
@@ -395,6 +401,7 @@ CALLS: tuple[Call, ...] = (
         answers={200: LeaderAnswer},
         problems={
             404: (Code.NOT_FOUND,),
+            429: (Code.OVERLOADED,),
             503: (Code.NO_QUORUM, Code.OUTCOME_UNKNOWN),
         },
     ),

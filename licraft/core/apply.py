@@ -10,23 +10,28 @@ from __future__ import annotations
 from functools import singledispatch
 
 from licraft.core.commands import (
+    AddServer,
     Borrow,
     Command,
+    DropServer,
     EndBorrow,
     Entry,
     FormPool,
     InstallLicense,
     Level,
     PreferLeader,
+    PromoteServer,
     Reason,
     Reclaim,
     Release,
+    RemoveServer,
     RenewLease,
     ServerDown,
     ServerUp,
     Solicit,
 )
 from licraft.core.license import CodeStatus, entitlements
+from licraft.core.membership import change
 from licraft.core.outcomes import (
     DONE,
     OVERTAKEN,
@@ -41,6 +46,7 @@ from licraft.core.outcomes import (
     LeaderPreferred,
     LeaseRenewed,
     LicenseChanged,
+    MembersChanged,
     Outcome,
     PoolFormed,
     SeatsReclaimed,
@@ -107,29 +113,65 @@ def _form(command: FormPool, state: PoolState, index: int, events: list[Event]) 
     state.ttl_s = command.ttl_s
     state.drift = command.drift
     state.servers = {m.name: ServerState(m.name, m.api, m.peer) for m in command.members}
+    state.members_index = index
     state.membership += 1
     events.append(PoolFormed())
     return DONE
 
 
 @_apply.register
+def _members(
+    command: AddServer | PromoteServer | RemoveServer,
+    state: PoolState,
+    index: int,
+    events: list[Event],
+) -> Outcome:
+    """A server joins, counts from now on, or is on its way out."""
+    outcome = change(state, index, command)
+    if outcome.effect is Effect.DONE:
+        server = command.member.name if isinstance(command, AddServer) else command.server
+        if isinstance(command, RemoveServer):
+            _drop_borrows(state, server, events)
+        events.append(MembersChanged(server, state.servers[server].word))
+    return outcome
+
+
+@_apply.register
+def _dropped(command: DropServer, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A server that left is gone, and what was in its name is in the free pool."""
+    outcome = change(state, index, command)
+    if outcome.effect is Effect.DONE:
+        for pool in state.table.features.values():
+            if pool.give_back(command.server, state.available()):
+                events.append(AllocationsChanged(pool.feature))
+                _serve(state, pool, events)
+        events.append(MembersChanged(command.server, ""))
+    return outcome
+
+
+@_apply.register
 def _up(command: ServerUp, state: PoolState, index: int, events: list[Event]) -> Outcome:
     """A server starts to act, as the next incarnation; what it had asked before is void."""
     server = state.servers.get(command.server)
-    if server is None or command.incarnation != server.incarnation + 1:
+    if server is None or not server.votes or command.incarnation != server.incarnation + 1:
         return OVERTAKEN
+    if command.knows < state.version:
+        return STALE  # It could not read what the pool writes.
     events.append(
         ServerCameUp(
             server.name,
             command.incarnation,
             command.nonce,
             server.incarnation,
-            server.reclaimed,
+            # A new one of a name that was dropped before has not granted anything either.
+            server.reclaimed or (server.incarnation > 0 and server.status is ServerStatus.NEW),
         )
     )
     server.incarnation = command.incarnation
     server.status = ServerStatus.UP
     server.threshold = command.threshold
+    server.knows = command.knows
+    state.version = max(state.version, min(s.knows for s in state.servers.values()))
     server.lease_serial = server.requests = server.down_index = 0
     server.results = ()
     server.in_use = {}
@@ -145,6 +187,8 @@ def _renew(command: RenewLease, state: PoolState, index: int, events: list[Event
     server = state.servers.get(command.server)
     if server is None or not server.acts or server.incarnation != command.incarnation:
         return STALE
+    if server.removing:
+        return STALE  # Its lease runs out, and with it what it may do.
     if command.serial <= server.lease_serial:
         return OVERTAKEN
     server.lease_serial = command.serial
@@ -203,7 +247,7 @@ def _borrow(command: Borrow, state: PoolState, index: int, events: list[Event]) 
         return Outcome(Effect.REFUSED, code=Code.UNKNOWN_FEATURE)
     if pool.status is not CodeStatus.VALID or pool.over or not pool.borrowing:
         return Outcome(Effect.REFUSED, code=Code.NOT_LICENSED)
-    if server is None or not server.acts or command.want < 1:
+    if server is None or not server.acts or server.removing or command.want < 1:
         return OVERTAKEN
     borrow = PendingBorrow(
         id=command.id,
@@ -302,7 +346,7 @@ def _install(command: InstallLicense, state: PoolState, index: int, events: list
 def _prefer(command: PreferLeader, state: PoolState, index: int, events: list[Event]) -> Outcome:
     """Leadership belongs to this server, if it acts."""
     server = state.servers.get(command.server)
-    if server is None or server.status is not ServerStatus.UP:
+    if server is None or server.status is not ServerStatus.UP or server.removing:
         return STALE
     state.preferred_leader = command.server
     events.append(LeaderPreferred(command.server))
@@ -326,7 +370,7 @@ def _advance_clock(state: PoolState, events: list[Event]) -> None:
 def _entitle(state: PoolState, events: list[Event]) -> None:
     """Follow the license as it is today."""
     granted = entitlements(state.license, state.pool, state.pool_day)
-    servers = list(state.servers)
+    servers = state.voters
     for pool in list(state.table.features.values()):
         if pool.feature not in granted:
             for borrow in list(pool.pending.values()):

@@ -1,9 +1,10 @@
 """Commands and states as versioned bytes, in one canonical order.
 
-May import the rest of the core. The first byte is the format's version, the rest is
-compact JSON without field names; maps keep the order in which the log made them. Servers
-that applied the same log therefore have the same bytes, and a digest compares them.
-Decoding checks every type; it raises CodecError and nothing else.
+May import the rest of the core. The first byte is the version (see `versions`), the rest
+is compact JSON without field names, of the fields that the version has; maps keep the
+order in which the log made them. Servers that applied the same log therefore have the
+same bytes, and a digest compares them. Decoding checks every type; it raises CodecError
+and nothing else.
 """
 
 from __future__ import annotations
@@ -18,50 +19,62 @@ from dataclasses import fields, is_dataclass
 from datetime import date
 from enum import StrEnum
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from licraft.core import versions
 from licraft.core.commands import COMMANDS, Command, Entry
 from licraft.core.state import PoolState
 
-VERSION = 1
 T = TypeVar("T")
 _FAULTS = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 _KINDS: dict[str, type[Command]] = {kind.__name__: kind for kind in COMMANDS}
 
 
 class CodecError(ValueError):
-    """These bytes are not what this version of licraft writes."""
+    """These bytes are not what this or an earlier version of licraft writes."""
 
 
-def encode_entry(entry: Entry) -> bytes:
-    """An entry as bytes."""
-    commands = [[type(command).__name__, _plain(command)] for command in entry.commands]
-    return _dump([entry.server, entry.incarnation, entry.serial, commands])
+def encode_entry(entry: Entry, version: int) -> bytes:
+    """An entry as bytes of a version; raises ValueError if a command is not in that version."""
+    for command in entry.commands:
+        if versions.first_version(type(command)) > version:
+            raise ValueError(f"{type(command).__name__} is not in version {version}")
+    commands = [[type(command).__name__, _plain(command, version)] for command in entry.commands]
+    return _dump([entry.server, entry.incarnation, entry.serial, commands], version)
 
 
 def decode_entry(data: bytes) -> Entry:
     """The entry that these bytes are; raises CodecError."""
     try:
-        server, incarnation, serial, commands = _load(data)
+        version, plain = _load(data)
+        server, incarnation, serial, commands = plain
         return Entry(
-            _read(str, server),
-            _read(int, incarnation),
-            _read(int, serial),
-            tuple(_read(_KINDS[kind], body) for kind, body in map(_list, _list(commands))),
+            _read(str, server, version),
+            _read(int, incarnation, version),
+            _read(int, serial, version),
+            tuple(_read(_KINDS[kind], body, version) for kind, body in map(_list, _list(commands))),
         )
+    except CodecError:
+        raise
     except _FAULTS as fault:
         raise CodecError(f"not a command of this version: {fault!r}") from fault
 
 
 def encode_state(state: PoolState) -> bytes:
-    """A state as bytes; equal states have equal bytes."""
-    return _dump(_plain(state))
+    """A state as bytes of the version that its pool speaks; equal states have equal bytes."""
+    return _dump(_plain(state, state.version), state.version)
 
 
 def decode_state(data: bytes) -> PoolState:
     """The state that these bytes are; raises CodecError."""
     try:
-        return _read(PoolState, _load(data))
+        version, plain = _load(data)
+        state = _read(PoolState, plain, version)
+        if state.version != version:
+            raise CodecError(f"a state of version {state.version} written in version {version}")
+        return state
+    except CodecError:
+        raise
     except _FAULTS as fault:
         raise CodecError(f"not a state of this version: {fault!r}") from fault
 
@@ -71,49 +84,58 @@ def digest(state: PoolState) -> str:
     return hashlib.sha256(encode_state(state)).hexdigest()
 
 
-def _dump(value: Any) -> bytes:
+def _dump(value: Any, version: int) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return bytes([VERSION]) + text.encode()
+    return bytes([version]) + text.encode()
 
 
-def _load(data: bytes) -> Any:
-    if data[:1] != bytes([VERSION]):
-        raise CodecError(f"format version {data[:1].hex() or 'missing'}, expected {VERSION}")
-    return json.loads(data[1:])
+def _load(data: bytes) -> tuple[int, Any]:
+    """The version and what follows it."""
+    version = data[0] if data else 0
+    if not 1 <= version <= versions.KNOWN:
+        raise CodecError(f"written in version {version}, this licraft knows 1 to {versions.KNOWN}")
+    return version, json.loads(data[1:])
 
 
-def _plain(value: Any) -> Any:
+@cache
+def _names(kind: type[Any], version: int) -> tuple[str, ...]:
+    """The fields of a dataclass that a version has."""
+    return tuple(f.name for f in fields(kind) if f.metadata.get("since", 1) <= version)
+
+
+def _plain(value: Any, version: int) -> Any:
     """A value as lists, objects, text and numbers: a dataclass is the list of its fields."""
     if is_dataclass(value):
-        return [_plain(getattr(value, field.name)) for field in fields(value)]
+        names = _names(cast(type[Any], type(value)), version)
+        return [_plain(getattr(value, name), version) for name in names]
     if isinstance(value, dict):
-        return [[key, _plain(item)] for key, item in value.items()]
+        return [[key, _plain(item, version)] for key, item in value.items()]
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [_plain(item, version) for item in value]
     if isinstance(value, date):
         return value.isoformat()
     return value
 
 
-def _read(kind: type[T], plain: Any) -> T:
+def _read(kind: type[T], plain: Any, version: int) -> T:
     """The value of type `kind` that `plain` stands for; raises on any other shape."""
-    return typing.cast(T, _reader(typing.cast(Any, kind))(plain))
+    return cast(T, _reader(cast(Any, kind), version)(plain))
 
 
 @cache
-def _reader(kind: Any) -> Callable[[Any], Any]:
-    """How values of one type are read; made once for each type."""
+def _reader(kind: Any, version: int) -> Callable[[Any], Any]:
+    """How values of one type are read; made once for each type and version."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is types.NoneType:
         return _exactly(types.NoneType)
     if origin in (types.UnionType, typing.Union):
-        return _optional([_reader(a) for a in arguments if a is not types.NoneType])
+        return _optional([_reader(a, version) for a in arguments if a is not types.NoneType])
     if origin is tuple:
-        return _tuple(arguments)
+        return _tuple(arguments, version)
     if origin is dict:
-        return _dict(_reader(arguments[0]), _reader(arguments[1]))
+        return _dict(_reader(arguments[0], version), _reader(arguments[1], version))
     if is_dataclass(kind):
-        return _fields(typing.cast(type[Any], kind))
+        return _fields(cast(type[Any], kind), version)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return kind
     if kind is date:
@@ -158,11 +180,11 @@ def _optional(readers: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     return lambda plain: None if plain is None else read(plain)
 
 
-def _tuple(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
+def _tuple(arguments: tuple[Any, ...], version: int) -> Callable[[Any], Any]:
     if arguments[-1] is Ellipsis:
-        each = _reader(arguments[0])
+        each = _reader(arguments[0], version)
         return lambda plain: tuple(each(item) for item in _list(plain))
-    readers = [_reader(argument) for argument in arguments]
+    readers = [_reader(argument, version) for argument in arguments]
     return lambda plain: tuple(read(item) for read, item in zip(readers, _list(plain), strict=True))
 
 
@@ -170,13 +192,13 @@ def _dict(key: Callable[[Any], Any], value: Callable[[Any], Any]) -> Callable[[A
     return lambda plain: {key(k): value(v) for k, v in (_list(pair) for pair in _list(plain))}
 
 
-def _fields(kind: type[Any]) -> Callable[[Any], Any]:
+def _fields(kind: type[Any], version: int) -> Callable[[Any], Any]:
     hints = typing.get_type_hints(kind)
-    readers = [_reader(hints[field.name]) for field in fields(kind)]
+    readers = [(name, _reader(hints[name], version)) for name in _names(kind, version)]
 
     def read(plain: Any) -> Any:
-        values = [reader(v) for reader, v in zip(readers, _list(plain), strict=True)]
-        return kind(*values)
+        pairs = zip(readers, _list(plain), strict=True)
+        return kind(**{name: reader(v) for (name, reader), v in pairs})
 
     return read
 

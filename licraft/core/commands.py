@@ -50,17 +50,51 @@ class FormPool:
 
 
 @dataclass(frozen=True, slots=True)
+class AddServer:
+    """`member` joins: it gets the log, and counts for nothing before `PromoteServer`."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteServer:
+    """`server`, which was joining, has the log: from now on it counts in every majority."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveServer:
+    """`server` leaves: it counts in no majority any more, and its lease is not renewed.
+
+    Its clients may rely on what it granted until it is down and reclaimed, as those of any
+    server that fell silent: until then its seats stay in its name (protocol, section 4).
+    """
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropServer:
+    """`server`, which was leaving, has nothing any more that a client relies on: it is gone."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerUp:
     """`server` is back (or here for the first time) as `incarnation`, the next one.
 
     `nonce` tells the process that proposed it from an earlier one of the same server,
-    whose ServerUp it may still find in the log.
+    whose ServerUp it may still find in the log. `knows` is the newest version of
+    commands and state that it can read.
     """
 
     server: str
     incarnation: int
     threshold: float
     nonce: str
+    knows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +199,10 @@ class InstallLicense:
 
 Command = (
     FormPool
+    | AddServer
+    | PromoteServer
+    | RemoveServer
+    | DropServer
     | ServerUp
     | RenewLease
     | ServerDown
@@ -179,6 +217,10 @@ Command = (
 
 COMMANDS: tuple[type[Command], ...] = (
     FormPool,
+    AddServer,
+    PromoteServer,
+    RemoveServer,
+    DropServer,
     ServerUp,
     RenewLease,
     ServerDown,
@@ -190,6 +232,9 @@ COMMANDS: tuple[type[Command], ...] = (
     InstallLicense,
     PreferLeader,
 )
+
+MembershipCommand = AddServer | PromoteServer | RemoveServer | DropServer
+"""What changes who takes part: proposed alone, one at a time (see `core.membership`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ def check(state: PoolState) -> list[str]:
             faults.append(f"{name}: {server.status} with down index {server.down_index}")
         if server.reclaimed and server.status is not ServerStatus.DOWN:
             faults.append(f"{name}: reclaimed while {server.status}")
+    if state.formed and not state.voters:
+        faults.append("no server of the pool counts in a majority")
     for pool in state.table.features.values():
         for holder in pool.allocations.keys() | pool.pending.keys():
             if holder not in state.servers:

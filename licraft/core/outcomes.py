@@ -64,6 +64,14 @@ class PoolFormed:
 
 
 @dataclass(frozen=True, slots=True)
+class MembersChanged:
+    """A server joins, counts or leaves: `state` is its word now, empty when it is gone."""
+
+    server: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerCameUp:
     """A server is up as `incarnation`; its record before is void if it was `reclaimed`."""
 
@@ -148,6 +156,7 @@ class LeaderPreferred:
 
 Event = (
     PoolFormed
+    | MembersChanged
     | ServerCameUp
     | ServerWentDown
     | SeatsReclaimed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from licraft.core.state import PoolState, ServerStatus
+from licraft.core.state import PoolState, ServerState, ServerStatus
 
 _ORDER = {
     ServerStatus.UP: 0,
@@ -29,12 +29,21 @@ class Place:
 
 
 def priority_list(state: PoolState, leader: str | None) -> list[Place]:
-    """The leader, then the servers that are up in priority order, then the others."""
+    """The leader, then the servers that are up in priority order, then the others.
+
+    One that is joining is of no use to a client yet; one that is leaving counts as draining.
+    """
     places = [
-        Place(server.name, server.api, server.name == leader, server.status)
+        Place(server.name, server.api, server.name == leader, _status(server))
         for server in state.servers.values()
+        if server.status is not ServerStatus.JOINING
     ]
     return sorted(places, key=lambda place: (not place.leads, _ORDER[place.status]))
+
+
+def _status(server: ServerState) -> ServerStatus:
+    """What a server is to a client."""
+    return ServerStatus.DRAINING if server.removing and server.acts else server.status
 
 
 def list_version(state: PoolState, leader: str | None, raft_term: int) -> int:

@@ -18,8 +18,12 @@ _UNIX_EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 class ServerStatus(StrEnum):
-    """What the pool holds a server to be; a `new` one has never acted."""
+    """What the pool holds a server to be; a `new` one has never acted.
 
+    A `joining` one does not have the log yet, and counts in no majority.
+    """
+
+    JOINING = "joining"
     NEW = "new"
     UP = "up"
     DOWN = "down"
@@ -31,7 +35,9 @@ class ServerState:
     """One member of the pool.
 
     `requests` and `results` are the serial and the outcomes of its last sequenced
-    entry. `down_index` is the log index of the `ServerDown` in force, else 0.
+    entry. `down_index` is the log index of the `ServerDown` in force, else 0. One that is
+    `removing` is on its way out: it goes down, is reclaimed and dropped. `knows` is the
+    newest version of commands and state that it could read when it last came up.
     """
 
     name: str
@@ -47,6 +53,18 @@ class ServerState:
     reclaimed: bool = False
     requests: int = 0
     results: tuple[Outcome, ...] = ()
+    removing: bool = False
+    knows: int = 1
+
+    @property
+    def votes(self) -> bool:
+        """Whether it counts in the pool's majorities."""
+        return self.status is not ServerStatus.JOINING and not self.removing
+
+    @property
+    def word(self) -> str:
+        """Its state in one word, for people: `removing` or its status."""
+        return "removing" if self.removing else self.status.value
 
     @property
     def acts(self) -> bool:
@@ -63,7 +81,10 @@ class ServerState:
 class PoolState:
     """The replicated state of a pool; `servers` are in leader priority order.
 
-    `preferred_leader` comes before all of them while it is not empty.
+    `preferred_leader` comes before all of them while it is not empty. `members_index` is the
+    log index at which it last changed who takes part. No server that was dropped had an
+    incarnation above `past_incarnations`. `version` is that of the commands and states
+    which the pool writes.
     """
 
     pool: str = ""
@@ -76,8 +97,11 @@ class PoolState:
     license: LicenseFile = NO_LICENSE
     clock_s: int = 0
     preferred_leader: str = ""
+    members_index: int = 0
+    past_incarnations: int = 0
     membership: int = 0
     index: int = 0
+    version: int = 1
 
     @property
     def formed(self) -> bool:
@@ -94,6 +118,11 @@ class PoolState:
         """The servers in the order in which they should lead."""
         first = self.preferred_leader
         return sorted(self.servers, key=lambda name: name != first)
+
+    @property
+    def voters(self) -> list[str]:
+        """The servers that count in majorities, and that get the seats of new licenses."""
+        return [server.name for server in self.servers.values() if server.votes]
 
     def available(self) -> list[str]:
         """The servers whose seats others may take, in priority order."""

@@ -90,6 +90,13 @@ class FeaturePool:
         self._add(source, -count)
         self._add(to, count)
 
+    def give_back(self, server: str, available: Iterable[str]) -> bool:
+        """Put what is in a server's name into the free pool; whether there was anything."""
+        count = self.allocations.pop(server, 0)
+        self.free += count
+        self.retire(available)
+        return count > 0
+
     def retire(self, available: Iterable[str]) -> int:
         """Withdraw what is over the goal from the free pool and `available` servers."""
         before = self.deployed

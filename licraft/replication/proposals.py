@@ -9,7 +9,7 @@ import asyncio
 
 from pysyncobj import FAIL_REASON
 
-from licraft.errors import NotExecuted, OutcomeUnknown, ProposalError
+from licraft.errors import NotExecuted, OutcomeUnknown, Overloaded, ProposalError
 
 
 class Proposal:
@@ -30,7 +30,6 @@ class Proposal:
 
 
 _NOT_EXECUTED = {
-    FAIL_REASON.QUEUE_FULL: "the queue of the leader or of this server is full",
     FAIL_REASON.MISSING_LEADER: "there was no leader to append it",
     FAIL_REASON.NOT_LEADER: "the server that it was sent to was not the leader",
     FAIL_REASON.REQUEST_DENIED: "the leader refused it",
@@ -45,6 +44,8 @@ def error_of(reason: int) -> ProposalError:
     committed in its place. After all others, LEADER_CHANGED first of all, the command may
     be in the log of the next leader, and was in two of five cases in simulation.
     """
+    if reason == FAIL_REASON.QUEUE_FULL:
+        return Overloaded("not committed: the queue of the leader or of this server is full")
     why = _NOT_EXECUTED.get(reason)
     if why is not None:
         return NotExecuted(f"not committed: {why}; propose it again")

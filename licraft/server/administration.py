@@ -12,7 +12,7 @@ import logging
 from licraft.core.commands import Command, PreferLeader
 from licraft.core.outcomes import Code, Effect, Outcome
 from licraft.core.state import PoolState, ServerStatus
-from licraft.errors import LicenseError, NotExecuted, OutcomeUnknown
+from licraft.errors import LicenseError, NotExecuted, OutcomeUnknown, Overloaded
 from licraft.replication.engine import Engine
 from licraft.server.answers import Answers
 from licraft.server.license_keeper import LicenseKeeper
@@ -61,7 +61,7 @@ class Administration:
             sequence = self.state.license.sequence
             return Problem(status, fault.code, str(fault), sequence=sequence)
         except NotExecuted as fault:
-            return self._answers.elsewhere(Code.NO_QUORUM, f"not installed: {fault}")
+            return self._not_done("installed", fault)
         except OutcomeUnknown as fault:
             return self._answers.elsewhere(Code.OUTCOME_UNKNOWN, f"perhaps installed: {fault}")
         return Installed(sequence, self.state.index)
@@ -101,9 +101,14 @@ class Administration:
             async with asyncio.timeout(_COMMIT_S):
                 return await self._proposer.submit(command)
         except NotExecuted as fault:
-            return self._answers.elsewhere(Code.NO_QUORUM, f"not done, and safe to repeat: {fault}")
+            return self._not_done("done", fault)
         except OutcomeUnknown as fault:
             return self._answers.elsewhere(Code.OUTCOME_UNKNOWN, f"perhaps done: {fault}")
         except TimeoutError:
             detail = f"not committed within {_COMMIT_S:g} s, perhaps later: look before you repeat"
             return self._answers.elsewhere(Code.OUTCOME_UNKNOWN, detail)
+
+    def _not_done(self, what: str, fault: NotExecuted) -> Problem:
+        """A change that will certainly not happen, and why: repeat it, later or elsewhere."""
+        code = Code.OVERLOADED if isinstance(fault, Overloaded) else Code.NO_QUORUM
+        return self._answers.elsewhere(code, f"not {what}, and safe to repeat: {fault}")

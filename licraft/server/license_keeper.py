@@ -85,7 +85,11 @@ class LicenseKeeper:
         """
         file = await asyncio.to_thread(read_license_file, text, self._keys, self.state.pool)
         command = InstallLicense(file)
-        size = len(await asyncio.to_thread(encode_entry, Entry(self._server, 0, 0, (command,))))
+        size = len(
+            await asyncio.to_thread(
+                encode_entry, Entry(self._server, 0, 0, (command,)), self.state.version
+            )
+        )
         if size > MAX_COMMAND_BYTES - 64 * 1024:
             raise LicenseError(
                 f"the license file is too large to be replicated ({size} bytes as a command, "

@@ -106,7 +106,7 @@ class LicenseServer:
         self._boot = boot_id() if boot is None else boot
         self._record_log = RecordLog(config.data_dir / "record.log", self._boot)
         self._saved: SavedRecord | None = self._record_log.load()
-        self.proposer = Proposer(name, engine)
+        self.proposer = Proposer(name, engine, lambda: pool.state.version)
         self.standing = Standing(config, pool, engine, self.proposer, self.clock)
         self.grants = Grants(name, pool, self.clock, self._record_log)
         self.borrower = Borrower(name, self.grants, self.proposer, self.clock)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from licraft.core.codec import encode_entry
 from licraft.core.commands import Command, Entry
 from licraft.core.outcomes import Applied, Outcome
 from licraft.core.state import PoolState
-from licraft.errors import NotExecuted, OutcomeUnknown
+from licraft.core.versions import first_version
+from licraft.errors import NotExecuted, OutcomeUnknown, Overloaded
 from licraft.replication.engine import Engine
 
 _ATTEMPT_S = 1.0
@@ -30,8 +31,10 @@ Waiting = tuple[Command, "asyncio.Future[Outcome]"]
 class Proposer:
     """One server's way into the log."""
 
-    def __init__(self, server: str, engine: Engine) -> None:
+    def __init__(self, server: str, engine: Engine, version: Callable[[], int]) -> None:
+        """`version` tells the version of commands that the pool speaks (see `versions`)."""
         self._server = server
+        self._version = version
         self._engine = engine
         self._incarnation = 0
         self._serial = 0
@@ -49,17 +52,24 @@ class Proposer:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieve)
         if len(self._queue) >= _QUEUE:
-            future.set_exception(NotExecuted("too many commands wait to be committed"))
+            future.set_exception(Overloaded("too many commands wait to be committed"))
+            return future
+        if first_version(type(command)) > self._version():
+            why = f"{type(command).__name__} has to wait until every server of the pool is upgraded"
+            future.set_exception(NotExecuted(why))
             return future
         self._queue.append((command, future))
         self._next()
         return future
 
     def attempt(self, *commands: Command, timeout_s: float = _ATTEMPT_S) -> asyncio.Task[None]:
-        """Try once to commit commands that are harmless when repeated; failures are ignored."""
-        return self._spawn(
-            self._try(Entry(self._server, self._incarnation, 0, commands), timeout_s)
-        )
+        """Try once to commit commands that are harmless when repeated; failures are ignored.
+
+        So are commands that not every server of the pool knows yet.
+        """
+        version = self._version()
+        known = tuple(c for c in commands if first_version(type(c)) <= version)
+        return self._spawn(self._try(Entry(self._server, self._incarnation, 0, known), timeout_s))
 
     def begin(self, incarnation: int) -> None:
         """Start numbering anew: what an earlier incarnation had proposed is void."""
@@ -112,7 +122,7 @@ class Proposer:
         self._serial += 1
         commands = tuple(command for command, _ in self._batch)
         entry = Entry(self._server, self._incarnation, self._serial, commands)
-        self._attempts = self._spawn(self._until_known(encode_entry(entry)))
+        self._attempts = self._spawn(self._until_known(encode_entry(entry, self._version())))
 
     async def _until_known(self, data: bytes) -> None:
         """Propose the same bytes until the entry is applied here; `note` ends it."""
@@ -125,8 +135,10 @@ class Proposer:
                 return
 
     async def _try(self, entry: Entry, timeout_s: float) -> None:
+        if not entry.commands:
+            return
         try:
-            await self._engine.propose(encode_entry(entry), timeout_s)
+            await self._engine.propose(encode_entry(entry, self._version()), timeout_s)
         except (NotExecuted, OutcomeUnknown):
             return
 

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import secrets
 
+from licraft.core import versions
 from licraft.core.commands import FormPool, Member, RenewLease, ServerUp
 from licraft.core.leases import recovery_end
 from licraft.core.outcomes import ServerCameUp
 from licraft.core.state import PoolState
-from licraft.errors import InvariantBroken
+from licraft.errors import DataError, InvariantBroken
 from licraft.replication.engine import Engine
 from licraft.server.clock import Clock
 from licraft.server.config import ServerConfig
@@ -194,8 +195,15 @@ class Standing:
                 ", ".join(self.state.servers),
             )
             return
+        if self.state.version > versions.KNOWN:
+            raise DataError(
+                f"pool {self.state.pool} writes version {self.state.version} of its log, and this "
+                f"licraft knows up to {versions.KNOWN}: install the release that the others run"
+            )
         self._proposer.attempt(
-            ServerUp(config.server, me.incarnation + 1, config.threshold, self._nonce)
+            ServerUp(
+                config.server, me.incarnation + 1, config.threshold, self._nonce, versions.KNOWN
+            )
         )
 
 

@@ -11,7 +11,6 @@ from support.strategies import any_command, entries_of, histories
 
 from licraft.core.apply import apply
 from licraft.core.codec import (
-    VERSION,
     CodecError,
     decode_entry,
     decode_state,
@@ -21,8 +20,9 @@ from licraft.core.codec import (
 )
 from licraft.core.commands import COMMANDS, Command, Entry
 from licraft.core.state import PoolState
+from licraft.core.versions import KNOWN
 
-V = bytes([VERSION])
+V = bytes([KNOWN])
 pytestmark = pytest.mark.timeout(400)  # a failing history takes a while to shrink
 
 
@@ -34,11 +34,11 @@ def test_every_command_has_a_strategy() -> None:
 @given(data=st.data())
 def test_every_command_and_back(kind: type[Command], data: st.DataObject) -> None:
     entry = data.draw(entries_of(any_command[kind]))
-    encoded = encode_entry(entry)
+    encoded = encode_entry(entry, KNOWN)
     decoded = decode_entry(encoded)
     assert decoded == entry
     assert [type(c) for c in decoded.commands] == [type(c) for c in entry.commands]
-    assert encode_entry(decoded) == encoded
+    assert encode_entry(decoded, KNOWN) == encoded
 
 
 @given(histories())
@@ -60,7 +60,7 @@ def accepted(data: bytes) -> None:
     except CodecError:
         pass
     else:
-        assert decode_entry(encode_entry(entry)) == entry
+        assert decode_entry(encode_entry(entry, KNOWN)) == entry
     try:
         state = decode_state(data)
     except CodecError:
@@ -90,7 +90,7 @@ def test_bytes_that_were_changed(log: list[Entry], data: st.DataObject) -> None:
     state = PoolState()
     for index, entry in enumerate(log, 1):
         apply(state, index, entry)
-    for original in (encode_state(state), encode_entry(log[-1])):
+    for original in (encode_state(state), encode_entry(log[-1], KNOWN)):
         start = data.draw(st.integers(0, len(original) - 1))
         end = data.draw(st.integers(start, min(len(original), start + 4)))
         noise = data.draw(st.binary(max_size=4) | st.sampled_from([b"1e999", b"NaN", b"[]", b"{}"]))
@@ -98,7 +98,7 @@ def test_bytes_that_were_changed(log: list[Entry], data: st.DataObject) -> None:
 
 
 def renewal(threshold: str) -> bytes:
-    return V + f'["",0,0,[["ServerUp",["alpha",1,{threshold},"n"]]]]'.encode()
+    return V + f'["",0,0,[["ServerUp",["alpha",1,{threshold},"n",1]]]]'.encode()
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def renewal(threshold: str) -> bytes:
         V + b"{}",
         V + b"[]",
         V + b"\xff",
-        b"\x02" + encode_entry(Entry("a", 1, 1, ()))[1:],
-        encode_entry(Entry("a", 1, 1, ()))[1:],
-        encode_entry(Entry("a", 1, 1, ()))[:-1],
-        encode_entry(Entry("a", 1, 1, ())) + b" x",
+        bytes([KNOWN + 1]) + encode_entry(Entry("a", 1, 1, ()), KNOWN)[1:],
+        encode_entry(Entry("a", 1, 1, ()), KNOWN)[1:],
+        encode_entry(Entry("a", 1, 1, ()), KNOWN)[:-1],
+        encode_entry(Entry("a", 1, 1, ()), KNOWN) + b" x",
         V + b'["a",1,1,[["Nonsense",[]]]]',
         V + b'["a",1,1,[[["ServerUp"],[]]]]',
         V + b'["a",1,1,[["Reclaim",["b"]]]]',

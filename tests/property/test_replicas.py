@@ -12,6 +12,7 @@ from licraft.core.codec import decode_entry, decode_state, digest, encode_entry,
 from licraft.core.commands import Entry
 from licraft.core.outcomes import Applied
 from licraft.core.state import PoolState
+from licraft.core.versions import KNOWN
 
 pytestmark = pytest.mark.timeout(400)  # a failing history takes a while to shrink
 
@@ -23,13 +24,13 @@ def test_two_replicas_agree_at_every_index(log: list[Entry]) -> None:
 
     The objects are values: applying does not change them.
     """
-    encoded = [encode_entry(entry) for entry in log]
+    encoded = [encode_entry(entry, KNOWN) for entry in log]
     near, far = PoolState(), PoolState()
     for index, entry in enumerate(log, 1):
         seen = apply(near, index, entry)
         assert apply(far, index, decode_entry(encoded[index - 1])) == seen
         assert digest(near) == digest(far)
-    assert [encode_entry(entry) for entry in log] == encoded
+    assert [encode_entry(entry, KNOWN) for entry in log] == encoded
 
 
 @given(histories(), st.data())

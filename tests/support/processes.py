@@ -142,13 +142,13 @@ class ServerPool:
 
     # -- processes ----------------------------------------------------------------------
 
-    def start(self, *names: str) -> None:
-        """Start these servers, or all."""
+    def start(self, *names: str, run: Callable[[Path], list[str]] = run_command) -> None:
+        """Start these servers, or all, by the command that `run` makes of a configuration."""
         for name in names or self.names:
             assert not self.running(name), f"{name} runs already"
             config = self.directory / f"{name}.yaml"
             log = self.directory / f"{name}.log"
-            self.processes[name] = start(name, run_command(config), log, self.environ)
+            self.processes[name] = start(name, run(config), log, self.environ)
 
     def running(self, name: str) -> bool:
         """Whether a server's process lives."""

@@ -10,15 +10,19 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from licraft.core.commands import (
+    AddServer,
     Borrow,
     Command,
+    DropServer,
     EndBorrow,
     Entry,
     FormPool,
     InstallLicense,
+    PromoteServer,
     Reason,
     Reclaim,
     Release,
+    RemoveServer,
     RenewLease,
     ServerDown,
     ServerUp,
@@ -51,6 +55,7 @@ class Life:
     down_at: int = 0
     wall_s: int = 0
     last: int = 0
+    leaving: bool = False
 
 
 @dataclass
@@ -59,6 +64,7 @@ class SeatModel:
 
     pool: str = ""
     lives: dict[str, Life] = field(default_factory=dict)
+    highest: int = 0
     seats: dict[str, dict[str, int]] = field(default_factory=dict)
     goal: dict[str, int] = field(default_factory=dict)
     valid: dict[str, bool] = field(default_factory=dict)
@@ -87,24 +93,42 @@ class SeatModel:
             case FormPool(pool=pool, members=members) if not self.lives:
                 self.pool = pool
                 self.lives = {member.name: Life() for member in members}
-            case ServerUp(server=name, incarnation=number):
+            case AddServer(member=member) if member.name not in self.lives:
+                self.lives[member.name] = Life(self.highest, "joining")
+            case PromoteServer(server=name) if name in self.lives:
+                life = self.lives[name]
+                if life.state == "joining" and not life.leaving:
+                    life.state = "new"
+            case RemoveServer(server=name) if name in self.lives:
+                if self._voters() != [name] and not self.lives[name].leaving:
+                    self.lives[name].leaving = True
+                    self._forget(name)
+            case DropServer(server=name) if name in self.lives:
+                life = self.lives[name]
+                if life.leaving and life.state in ("joining", "new", "reclaimed"):
+                    self.highest = max(self.highest, life.incarnation)
+                    del self.lives[name]
+                    for feature, seats in self.seats.items():
+                        seats[FREE] = seats.get(FREE, 0) + seats.pop(name, 0)
+                        self._settle(feature)
+            case ServerUp(server=name, incarnation=number) if name in self._voters():
                 life = self.lives[name]
                 if number == life.incarnation + 1:
                     self.lives[name] = Life(number, "up", wall_s=life.wall_s)
                     self._forget(name)
-            case RenewLease(server=name):
+            case RenewLease(server=name) if name in self._voters():
                 life = self.lives[name]
                 same = (life.state, life.incarnation) == ("up", command.incarnation)
                 if same and command.serial > life.renewal:
                     life.renewal, life.wall_s = command.serial, command.wall_s
                     self._tell_time()
-            case ServerDown(server=name):
+            case ServerDown(server=name) if name in self.lives:
                 life = self.lives[name]
                 named = ("up", command.incarnation, command.lease_serial)
                 if (life.state, life.incarnation, life.renewal) == named:
                     life.state, life.down_at = "down", index
                     self._forget(name)
-            case Reclaim(server=name):
+            case Reclaim(server=name) if name in self.lives:
                 life = self.lives[name]
                 if (life.state, life.down_at) == ("down", command.down_index):
                     life.state = "reclaimed"
@@ -127,9 +151,12 @@ class SeatModel:
                     else:
                         del self.wishes[feature][name]
 
+    def _voters(self) -> list[str]:
+        return [n for n, li in self.lives.items() if li.state != "joining" and not li.leaving]
+
     def _borrow(self, index: int, command: Borrow) -> None:
         feature, name = command.feature, command.server
-        acts = name in self.lives and self.lives[name].state == "up"
+        acts = name in self._voters() and self.lives[name].state == "up"
         if not self.valid.get(feature) or self._over(feature) or not acts or command.want < 1:
             return
         need = max(0, min(command.need, command.want))
@@ -237,7 +264,7 @@ class SeatModel:
     def _grow(self, feature: str) -> None:
         """Deal the new seats out, one by one."""
         seats, target = self.seats[feature], self.target.get(feature)
-        turn, names = 0, list(self.lives)
+        turn, names = 0, self._voters()
         while sum(seats.values()) < self.goal[feature]:
             to = names[turn % len(names)]
             turn += 1

@@ -14,8 +14,10 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from licraft.core.apply import apply
 from licraft.core.commands import (
+    AddServer,
     Borrow,
     Command,
+    DropServer,
     EndBorrow,
     Entry,
     FormPool,
@@ -23,9 +25,11 @@ from licraft.core.commands import (
     Level,
     Member,
     PreferLeader,
+    PromoteServer,
     Reason,
     Reclaim,
     Release,
+    RemoveServer,
     RenewLease,
     ServerDown,
     ServerUp,
@@ -111,6 +115,10 @@ any_command: dict[type[Command], SearchStrategy[Command]] = {
     EndBorrow: st.builds(EndBorrow, texts, texts, texts, st.booleans()),
     InstallLicense: st.builds(InstallLicense, any_license),
     PreferLeader: st.builds(PreferLeader, texts),
+    AddServer: st.builds(AddServer, any_member),
+    PromoteServer: st.builds(PromoteServer, texts),
+    RemoveServer: st.builds(RemoveServer, texts),
+    DropServer: st.builds(DropServer, texts),
 }
 
 
@@ -184,13 +192,25 @@ def own_commands(draw: DrawFn, state: PoolState, server: str, number: int) -> Co
 
 
 @st.composite
+def changes_of_members(draw: DrawFn) -> Command:
+    """A server joins, counts, leaves or is gone; a name may come back."""
+    name = draw(st.sampled_from((*NAMES, "delta")))
+    kind = draw(st.sampled_from(["add", "promote", "remove", "drop", "drop"]))
+    if kind == "add":
+        return AddServer(Member(name, f"http://{name}:7700", f"{name}:7800"))
+    commands = {"promote": PromoteServer, "remove": RemoveServer, "drop": DropServer}
+    return commands[kind](name)
+
+
+@st.composite
 def duties(draw: DrawFn, state: PoolState) -> Command:
     """What is proposed unsequenced: lives of servers, the leader's duties, licenses."""
     late = draw(st.sampled_from([0, 0, 0, 1]))
-    kind = draw(
-        st.sampled_from(["renew", "down", "down", "next", "next", "borrow", "license", "prefer"])
-    )
-    server = state.servers[draw(servers)]
+    usual = ["renew", "down", "down", "next", "next", "borrow", "license", "prefer"]
+    kind = draw(st.sampled_from([*usual, "members", "members"]))
+    if kind == "members":
+        return draw(changes_of_members())
+    server = state.servers[draw(st.sampled_from(list(state.servers)))]
     gone = [s for s in state.servers.values() if not s.acts]
     pending = open_borrows(state)
     if kind == "license":
@@ -244,7 +264,7 @@ def histories(draw: DrawFn, max_steps: int = MAX_STEPS) -> list[Entry]:
         elif kind == "duty":
             add(Entry("", 0, 0, (draw(duties(state)),)))
         else:
-            server = draw(servers)
+            server = draw(st.sampled_from(list(state.servers)))
             incarnation = state.servers[server].incarnation
             serial = serials.get((server, incarnation), 0) + 1
             serials[server, incarnation] = serial

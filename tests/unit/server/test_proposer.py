@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import pytest
 
 from licraft.core.apply import apply
 from licraft.core.codec import decode_entry, encode_state
-from licraft.core.commands import Borrow, FormPool, Member, Reason, ServerUp
+from licraft.core.commands import Borrow, Command, Entry, FormPool, Member, Reason, ServerUp
 from licraft.core.outcomes import Applied, Effect
 from licraft.core.state import PoolState
+from licraft.core.versions import KNOWN
 from licraft.errors import NotExecuted, OutcomeUnknown
 from licraft.replication.local_engine import Gate, LocalEngine
 from licraft.server.proposer import Proposer
@@ -26,10 +28,12 @@ class Machine:
     def __init__(self) -> None:
         self.state = PoolState()
         self.serials: list[int] = []
+        self.entries: list[Entry] = []
         self.proposer: Proposer | None = None
 
     def apply(self, index: int, command: bytes) -> Applied:
         entry = decode_entry(command)
+        self.entries.append(entry)
         if entry.serial:
             self.serials.append(entry.serial)
         applied = apply(self.state, index, entry)
@@ -56,7 +60,7 @@ async def a_proposer() -> tuple[Machine, Engine, Proposer]:
     """A proposer of alpha, which is up as incarnation 1."""
     machine = Machine()
     engine = Engine(machine)
-    machine.proposer = proposer = Proposer("alpha", engine)
+    machine.proposer = proposer = Proposer("alpha", engine, lambda: KNOWN)
     await proposer.attempt(FORM, ServerUp("alpha", 1, 0.8, "n"))
     proposer.begin(1)
     return machine, engine, proposer
@@ -101,7 +105,7 @@ def test_a_command_is_proposed_until_its_fate_is_known_and_counts_once(gate: Gat
 def test_nothing_is_proposed_before_the_server_is_up() -> None:
     async def program() -> None:
         machine = Machine()
-        machine.proposer = proposer = Proposer("alpha", Engine(machine))
+        machine.proposer = proposer = Proposer("alpha", Engine(machine), lambda: KNOWN)
         future = proposer.submit(command())
         await asyncio.sleep(1.0)
         assert machine.serials == []
@@ -197,7 +201,7 @@ def test_an_engine_that_fails_at_once_does_not_keep_the_loop_from_turning() -> N
 
     async def program() -> None:
         engine = Hasty(Machine())
-        proposer = Proposer("alpha", engine)
+        proposer = Proposer("alpha", engine, lambda: KNOWN)
         proposer.begin(1)
         proposer.submit(command())
         for _ in range(10):
@@ -206,3 +210,25 @@ def test_an_engine_that_fails_at_once_does_not_keep_the_loop_from_turning() -> N
         assert engine.calls <= 10
 
     run_virtual(program())
+
+
+@dataclass(frozen=True)
+class New:
+    """A command of the next version."""
+
+    SINCE: ClassVar[int] = KNOWN + 1
+
+
+def test_what_some_server_cannot_read_is_not_proposed() -> None:
+    async def program() -> None:
+        machine, _, proposer = await a_proposer()
+        before = len(machine.entries)
+        new = cast(Command, New())
+        with pytest.raises(NotExecuted, match="until every server of the pool is upgraded"):
+            await proposer.submit(new)
+        await proposer.attempt(new)
+        assert len(machine.entries) == before
+        await proposer.attempt(new, ServerUp("alpha", 2, 0.8, "m"))
+        assert [type(c) for c in machine.entries[-1].commands] == [ServerUp]
+
+    asyncio.run(program())
