@@ -58,8 +58,10 @@ class Borrower:
 
     def tick(self, desk: Desk) -> None:
         """Deny who has waited long enough, serve who can be, ask for who was not asked for."""
-        now = self._clock.now()
         pool = self._grants.state.table.features.get(desk.feature)
+        if not (desk.queue or desk.borrow or (pool and (pool.pending or pool.over))):
+            return  # As nearly always, and there may be thousands of desks.
+        now = self._clock.now()
         if pool is None or pool.status is not CodeStatus.VALID:
             self._grants.deny(desk, lambda _: True, Code.NO_SEATS)
         if desk.queue:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from licraft.server.license_server import LicenseServer
 
 
+_CERTIFICATE_NOTICE_S = 30 * 86_400.0
+
+
 def pool_view(server: LicenseServer) -> PoolView:
     """`GET /v1/pool`."""
     state = server.state
@@ -203,7 +206,20 @@ def trouble(server: LicenseServer) -> list[str]:
             lines.append(f"{pool.feature}: its license expires on {pool.expires}")
         if pool.over:
             lines.append(f"{pool.feature}: over by {pool.over}, falling as seats come back")
-    return lines + server.keeper.trouble
+    return lines + server.keeper.trouble + _certificates(server)
+
+
+def _certificates(server: LicenseServer) -> list[str]:
+    """The peer certificates that expire soon: without one a server is cut off from its pool."""
+    now_s = server.clock.wall()
+    lines = []
+    for name, ends_s in sorted(server.engine.status().certificate_ends_s.items()):
+        if ends_s <= now_s:
+            lines.append(f"server {name}: its peer certificate has expired: give it a new one")
+        elif ends_s - now_s <= _CERTIFICATE_NOTICE_S:
+            day = iso(ends_s)[:10]
+            lines.append(f"server {name}: its peer certificate expires on {day}: give it a new one")
+    return lines
 
 
 def _day(day: date | None) -> str | None:

@@ -13,7 +13,7 @@ import uvloop
 from licraft.api.access import Tokens
 from licraft.api.server import ApiServer
 from licraft.api.service import CheckinResult, CheckoutResult, HeartbeatsResult
-from licraft.errors import InvariantBroken, NotExecuted, OutcomeUnknown
+from licraft.errors import InvariantBroken, NotExecuted, OutcomeUnknown, Overloaded
 from licraft.wire import (
     AllocationView,
     Authorization,
@@ -117,6 +117,8 @@ class FakeService:
                 return self._crash_later()
             case "not-executed":
                 raise NotExecuted("no leader")
+            case "overloaded":
+                raise Overloaded("4096 commands wait already")
             case "outcome-unknown":
                 raise OutcomeUnknown("the leader went away")
             case "wait":

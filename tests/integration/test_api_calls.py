@@ -242,6 +242,9 @@ def test_operating_errors_say_whether_to_repeat() -> None:
             answer = await client.post("/v1/authorizations", json={"feature": "not-executed"})
             assert (answer.status_code, answer.json()["code"]) == (503, "no_quorum")
             assert answer.headers["retry-after"] == "1"
+            answer = await client.post("/v1/authorizations", json={"feature": "overloaded"})
+            assert (answer.status_code, answer.json()["code"]) == (429, "overloaded")
+            assert answer.headers["retry-after"] == "1"
             answer = await client.post("/v1/authorizations", json={"feature": "outcome-unknown"})
             assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
             assert "retry-after" not in answer.headers

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from licraft.errors import DataError, NotExecuted, OutcomeUnknown, PeerUnreachable, ProposalError
+from licraft.errors import (
+    DataError,
+    NotExecuted,
+    OutcomeUnknown,
+    Overloaded,
+    PeerUnreachable,
+    ProposalError,
+)
 from licraft.replication.engine import MAX_COMMAND_BYTES
 from licraft.replication.pysyncobj_engine import EngineConfig, PySyncObjEngine, start_engine
 
@@ -319,7 +326,7 @@ def test_large_commands_and_bounds(tmp_path: Path) -> None:
                 *(pool.engines[leader].propose(b"x", 5.0) for _ in range(6)),
                 return_exceptions=True,
             )
-            assert sum(isinstance(result, NotExecuted) for result in results) == 2
+            assert sum(isinstance(result, Overloaded) for result in results) == 2
             await pool.same_everywhere()
 
     asyncio.run(scenario())
