@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import httpx
 import pytest
-from support.processes import POOL, ServerPool, free_demo_port, free_ports
+from support.processes import POOL, ServerPool, free_demo_port, free_ports, wait_for
 
 pytest_plugins = ["support.pool_fixtures"]
 
@@ -69,15 +69,24 @@ def running(pool: ServerPool, *arguments: str) -> Iterator[subprocess.Popen[str]
         process.communicate(timeout=10)
 
 
+def quiet(shown: subprocess.CompletedProcess[str]) -> Any:
+    return shown if "!" not in shown.stdout else False
+
+
+def calm_status(pool: ServerPool) -> Any:
+    status = as_json(pool, "status")
+    return status if not status["trouble"] else False
+
+
 def test_status_features_and_servers(calm: ServerPool) -> None:
-    shown = licraft(calm, "status")
+    # On a machine that is held up a server may be taken for down for a moment, and be told of.
+    shown = wait_for(lambda: quiet(licraft(calm, "status")), 20, "a status without trouble")
     assert shown.returncode == 0
     assert f"pool {POOL}   leader {calm.leader()}   license 1" in shown.stdout
     assert all(word in shown.stdout for word in (*calm.names, "cad", "sim", "cam", "valid"))
-    assert "!" not in shown.stdout
 
-    status = as_json(calm, "status")
-    assert (status["pool"], status["trouble"]) == (POOL, [])
+    status = wait_for(lambda: calm_status(calm), 20, "a status without trouble")
+    assert status["pool"] == POOL
     assert [server["state"] for server in status["servers"]] == ["up"] * 3
     features = as_json(calm, "features")["features"]
     assert {f["feature"]: f["deployed"] for f in features} == {"cad": 100, "sim": 30, "cam": 7}
