@@ -1,32 +1,45 @@
-"""The facts about PySyncObj 0.3.17 that the engine is built on.
+"""The shape of PySyncObj 0.3.17: the names, seams and options that the engine is built on.
 
-Each test states one of them, most by leaving a guard out and watching the fault happen,
-and then that the guard stops it. An upgrade that changes a fact fails here first.
+An upgrade that changes a fact fails here first. The faults, each with the guard that
+answers it, are in the files beside this one.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pysyncobj.syncobj
 import pytest
-from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, SyncObjConsumer, replicated
+from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.journal import Journal
-from pysyncobj.node import Node
 from pysyncobj.serializer import Serializer
 from pysyncobj.version import VERSION
-from sync_bench import MEMBERS, Bench, Wire, without
+from stock_bench import GUARDED, StockBench
+from sync_bench import Bench
 from sync_bench import clock_fixture as clock_fixture
 
-from licraft.errors import InvariantBroken, NotExecuted, OutcomeUnknown
+from licraft.errors import InvariantBroken
 from licraft.replication import library
+from licraft.replication.guards import GuardedSyncObj
 from licraft.replication.journal import DurableJournal
-from licraft.replication.library import ALL_GUARDS, Guard, check_library
-from licraft.replication.messages import NO_OP, REGULAR, Piece
-from licraft.replication.proposals import error_of
-from licraft.replication.snapshot import Snapshot, SnapshotStore, encode
+from licraft.replication.library import ATTRIBUTES, METHODS, check_library
+from licraft.replication.messages import NO_OP, REGULAR
+from licraft.replication.pysyncobj_engine import EngineConfig
+from licraft.replication.snapshot import SnapshotStore
 
-# The shape of the library.
+ROOM = Path(library.__file__).parent
+PRIVATE = re.compile(r"\b_SyncObj__\w+")
+OURS = GuardedSyncObj.__mro__[: GuardedSyncObj.__mro__.index(SyncObj)]
+"""The classes that stand around SyncObj."""
+
+
+# Names.
 
 
 def test_version_and_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,13 +56,47 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         check_library()
 
 
-def test_every_option_is_set_and_none_is_misspelt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: dict[str, object] = {}
-    monkeypatch.setattr(library, "SyncObjConf", given.update)
-    Bench.configure(tmp_path)
-    assert set(given) == set(vars(SyncObjConf()))
+def test_every_private_name_of_the_sources_is_checked_at_start() -> None:
+    sources = [path for path in ROOM.glob("*.py") if path.name != "library.py"]
+    used = {name for path in sources for name in PRIVATE.findall(path.read_text("utf-8"))}
+    checked = {name for name in METHODS + ATTRIBUTES if PRIVATE.fullmatch(name)}
+    assert used
+    assert used - checked == set()
+
+
+def test_every_override_is_checked_at_start() -> None:
+    """An override of what is not there would never be called."""
+    defined = {name for kind in OURS for name in vars(kind) if not name.startswith("__")}
+    overridden = {name for name in defined if hasattr(SyncObj, name)}
+    assert "_onTick" in overridden
+    assert overridden <= set(METHODS)
+    assert {name for name in defined if PRIVATE.fullmatch(name)} <= overridden
+
+
+def test_no_name_of_ours_is_the_librarys_by_accident(tmp_path: Path) -> None:
+    theirs = set(vars(StockBench(tmp_path).node)) | set(dir(SyncObj))
+    ours = {
+        node.attr
+        for kind in OURS
+        for node in ast.walk(ast.parse(Path(inspect.getfile(kind)).read_text("utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
+    assert "_rank" in ours
+    assert ours & theirs <= set(ATTRIBUTES)
+
+
+@pytest.mark.parametrize("missing", ["_SyncObj__raftNextIndex", "_SyncObj__noopIDx"])
+def test_an_attribute_that_is_missing_is_named(tmp_path: Path, missing: str) -> None:
+    node = StockBench(tmp_path).node
+    library.check_member(node)
+    delattr(node, missing)
+    with pytest.raises(InvariantBroken, match=missing):
+        library.check_member(node)
+
+
+# Seams.
 
 
 def test_the_journal_is_made_by_a_name_of_the_module(tmp_path: Path) -> None:
@@ -72,198 +119,72 @@ def test_type_bytes_and_reasons() -> None:
     assert (states.FOLLOWER, states.CANDIDATE, states.LEADER) == (0, 1, 2)
 
 
-def test_every_reason_is_either_certain_or_unknown() -> None:
-    reasons = {v for n, v in vars(FAIL_REASON).items() if n.isupper() and n != "SUCCESS"}
-    assert reasons == set(range(1, 8))
-    unknown = {reason for reason in reasons if isinstance(error_of(reason), OutcomeUnknown)}
-    assert unknown == {FAIL_REASON.LEADER_CHANGED, FAIL_REASON.UNKNOWN_OUTCOME}
-    assert all(isinstance(error_of(reason), NotExecuted) for reason in reasons - unknown)
-    assert isinstance(error_of(99), OutcomeUnknown)
-
-
-def test_method_numbers_are_ranks(tmp_path: Path) -> None:
-    """S12: a second replicated method renumbers the first, unless there never is one."""
-
-    class Two(SyncObjConsumer):  # type: ignore[misc]  # PySyncObj has no types
-        @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
-        def second(self) -> None: ...
-
-        @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
-        def added_later(self) -> None: ...
-
-    conf = SyncObjConf(autoTick=False)
-    node = SyncObj(Node("a"), [], conf, [Two()], nodeClass=Node, transport=Wire())
-    assert [m.__name__ for m in node._idToMethod.values()] == ["added_later_v0", "second_v0"]
-    ours = Bench(tmp_path).node._idToMethod
-    assert [m.__name__ for m in ours.values()] == ["execute_v0"]
-
-
 def test_the_clock_is_a_name_of_the_module(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     assert 0.5 < bench.node._SyncObj__raftElectionDeadline - bench.now < 1.0
 
 
-# Following.
+# Options.
 
 
-def test_commands_are_bytes_and_their_index_is_the_logs(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.append((1, 0), 9, 9, commit=3)
-    bench.turn()
-    assert bench.machine.applied == [(2, b"2/9"), (3, b"3/9")]
-
-
-def test_s11_a_method_that_raises_stops_the_tick(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.journal.add(b"\0raise", 2, 1)
-    bench.node._SyncObj__raftCommitIndex = 2
-    with pytest.raises(ValueError, match="not total"):
-        bench.turn()
-
-
-def test_s9_the_log_is_durable_before_it_is_applied(tmp_path: Path) -> None:
-    for guards, early in ((without(Guard.SYNC_BEFORE_APPLY), True), (ALL_GUARDS, False)):
-        bench = Bench(tmp_path / str(early), guards)
-        bench.append((1, 0), 9, commit=2)
-        bench.node.doTick(0.0)
-        assert bench.machine.applied == ([(2, b"2/9")] if early else [])
-        bench.journal.sync()
-        bench.node.doTick(0.0)
-        assert bench.machine.applied == [(2, b"2/9")]
-
-
-@pytest.mark.parametrize("guarded", [False, True])
-def test_s4_only_a_conflict_truncates(tmp_path: Path, guarded: bool) -> None:
-    bench = Bench(tmp_path, ALL_GUARDS if guarded else without(Guard.CONFLICT_ONLY))
-    bench.append((1, 0), 9, 9, 9)
-    bench.append((1, 0), 9)
-    assert bench.terms == ([0, 9, 9, 9] if guarded else [0, 9])
-
-
-def test_s4_a_conflict_does_truncate(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.append((1, 0), 5, 5, 5, term=5)
-    (answer,) = bench.append((1, 0), 5, 6, term=6)
-    assert bench.terms == [0, 5, 6]
-    assert (answer[1]["next_node_idx"], answer[1]["success"]) == (4, True)
-
-
-def test_s4_what_is_committed_is_never_truncated(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.append((1, 0), 5, 5, commit=3, term=5)
-    with pytest.raises(InvariantBroken, match="committed entry 3"):
-        bench.append((2, 5), 6, term=6)
-    bench = Bench(tmp_path / "again")
-    bench.append((1, 0), 5, 5, commit=3, term=5)
-    with pytest.raises(InvariantBroken, match="committed entry 3"):
-        bench.append((3, 6), 6, term=6)
-
-
-def test_the_commit_index_ends_with_what_matches(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.append((1, 0), 5, 5, 5, term=5)
-    bench.append((2, 5), commit=4, term=9)
-    assert bench.node.raftCommitIndex == 2
-
-
-def test_entries_that_are_applied_already_are_skipped(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.append((1, 0), 9, 9, 9, commit=4)
-    bench.turn()
-    (answer,) = bench.append((1, 0), 9, 9, 9, 9, commit=5)
-    assert answer[1]["next_node_idx"] == 6
-    assert bench.terms == [0, 9, 9, 9, 9]
-    (answer,) = bench.append((1, 0), 9)
-    assert (answer[1]["next_node_idx"], answer[1]["success"]) == (5, True)
-
-
-@pytest.mark.parametrize("guarded", [False, True])
-def test_l2_a_reset_names_the_end_of_what_is_committed(tmp_path: Path, guarded: bool) -> None:
-    bench = Bench(tmp_path, ALL_GUARDS if guarded else without(Guard.RESET_TO_COMMIT))
-    bench.append((1, 0), *[5] * 50, commit=3, term=5)
-    (answer,) = bench.append((51, 6), term=6)
-    assert answer[1]["reset"]
-    assert answer[1]["next_node_idx"] == (4 if guarded else 51)
-
-
-# Snapshots.
-
-
-def snapshot(index: int, term: int = 9) -> Piece:
-    """A snapshot in one piece."""
-    last, previous = (b"\0last", index, term), (b"\0previous", index - 1, term)
-    content = encode(Snapshot("pool", tuple(MEMBERS), last, previous, b"state of %d" % index))
-    return Piece(content, True, True, (index, term), 0, len(content))
-
-
-@pytest.mark.parametrize("guarded", [False, True])
-def test_s1_a_snapshot_message_commits_nothing(tmp_path: Path, guarded: bool) -> None:
-    bench = Bench(tmp_path, ALL_GUARDS if guarded else without(Guard.COMMIT_INDEX))
-    bench.append((1, 0), 5, 5, term=5)  # never matched with the new leader's log
-    bench.piece(None, commit=700)
-    bench.turn()
-    assert [index for index, _ in bench.machine.applied] == ([] if guarded else [2, 3])
-
-
-def test_a_snapshot_is_installed_and_the_log_goes_on_after_it(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.append((1, 0), 5, 5, term=5)
-    (answer,) = bench.piece(snapshot(40), commit=45)
-    assert (answer[1]["success"], answer[1]["next_node_idx"]) == (True, 41)
-    assert bench.machine.state == b"state of 40"
-    assert bench.node.raftLastApplied == bench.node.raftCommitIndex == 40
-    bench.append((40, 9), 9, commit=41)
-    bench.turn()
-    assert bench.machine.applied == [(41, b"41/9")]
-    bench.journal.sync()
-    bench.journal.abandon()
-    again = Bench(tmp_path)
-    assert again.machine.state == b"state of 40"
-    assert again.node.raftLastApplied >= 40
-
-
-@pytest.mark.parametrize("guarded", [False, True])
-def test_s5_an_old_snapshot_is_not_installed(tmp_path: Path, guarded: bool) -> None:
-    bench = Bench(tmp_path, ALL_GUARDS if guarded else without(Guard.FRESH_RESET))
-    bench.append((1, 0), 9, 9, 9, commit=4)
-    bench.turn()
-    answers = bench.piece(snapshot(3), commit=4)
-    assert bench.node.raftLastApplied == (4 if guarded else 3)
-    if guarded:
-        assert bench.machine.state == b""
-        assert answers[-1][1]["next_node_idx"] == 5
-
-
-def test_a_snapshot_of_what_the_log_holds_commits_it_and_keeps_the_rest(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.append((1, 0), 9, 9, 9, 9)
-    (answer,) = bench.piece(snapshot(3), commit=5)
-    assert bench.terms == [0, 9, 9, 9, 9]
-    assert bench.machine.state == b""
-    assert bench.node.raftCommitIndex == 3
-    assert (answer[1]["reset"], answer[1]["next_node_idx"]) == (True, 4)
-
-
-def test_s8_a_snapshot_that_does_not_load_stops_the_process(
+def test_every_option_is_set_and_none_is_misspelt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Bench(tmp_path)
-
-    def fail(index: int, state: bytes) -> None:
-        raise ValueError("cannot restore")
-
-    monkeypatch.setattr(bench.machine, "restore", fail)
-    with pytest.raises(InvariantBroken, match="could not be restored"):
-        bench.piece(snapshot(40), commit=40)
+    given: dict[str, object] = {}
+    monkeypatch.setattr(library, "SyncObjConf", given.update)
+    Bench.configure(tmp_path)
+    assert set(given) == set(vars(SyncObjConf()))
 
 
-def test_compaction_keeps_two_entries_and_a_snapshot_of_them(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.append((1, 0), *[9] * 20, commit=15)
-    bench.node.forceLogCompaction()
-    bench.turn()
-    bench.turn()
-    assert [entry[1] for entry in bench.journal[:]] == list(range(14, 22))
-    assert bench.store.current is not None
-    assert bench.store.current.last == bench.journal[1]
-    assert bench.store.current.previous == bench.journal[0]
+def test_a_misspelt_option_is_ignored_unless_it_is_ours(tmp_path: Path) -> None:
+    misspelt: dict[str, Any] = {"leaderFallbackTimeuot": 1.0}
+    assert SyncObjConf(**misspelt).leaderFallbackTimeout == 30.0
+    misspelt = {"leader_fallback_seconds": 1.0}
+    with pytest.raises(TypeError, match="leader_fallback_seconds"):
+        library.configuration(tmp_path, **misspelt)
+    with pytest.raises(TypeError, match="leader_fallback_seconds"):
+        EngineConfig("pool", "alpha", {}, tmp_path, **misspelt)
+
+
+_STOCK = """
+from pysyncobj import SyncObjConf
+SyncObjConf(raftMinTimeout=5.0, raftMaxTimeout=1.0).validate()
+"""
+
+_OURS = """
+import asyncio, sys
+from pathlib import Path
+from licraft.errors import LicraftError
+from licraft.replication.pysyncobj_engine import EngineConfig, start_engine
+
+class Machine:
+    def apply(self, index, command): ...
+    def snapshot(self): return b""
+    def restore(self, index, snapshot): ...
+
+async def start():
+    members = {"alpha": "127.0.0.1:0"}
+    config = EngineConfig(
+        "pool", "alpha", members, Path(sys.argv[1]), election_timeout_s=(5.0, 1.0)
+    )
+    engine = await start_engine(config, Machine(), None, lambda: None)
+    await engine.close()
+
+try:
+    asyncio.run(start())
+except (LicraftError, ValueError):
+    sys.exit(3)
+"""
+
+
+def status_of(code: str, directory: Path, *, optimized: bool) -> int:
+    run = [sys.executable, *(["-O"] if optimized else []), "-c", code, str(directory)]
+    return subprocess.run(run, capture_output=True, timeout=60, check=False).returncode
+
+
+@GUARDED
+def test_options_that_contradict_each_other_are_refused(tmp_path: Path, guarded: bool) -> None:
+    """PySyncObj checks them by assertions, which `python -O` leaves out."""
+    code = _OURS if guarded else _STOCK
+    assert status_of(code, tmp_path / "checked", optimized=False) == (3 if guarded else 1)
+    assert status_of(code, tmp_path / "optimized", optimized=True) == (3 if guarded else 0)

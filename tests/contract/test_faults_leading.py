@@ -1,0 +1,101 @@
+"""Leading: what an acknowledgement proves, and for how long a leader believes in itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pysyncobj import FAIL_REASON
+from stock_bench import CASES, GUARDED, bench_for
+from sync_bench import GAMMA, Bench, acknowledge
+from sync_bench import clock_fixture as clock_fixture
+
+from licraft.replication.library import Guard
+from licraft.replication.pysyncobj_engine import EngineConfig
+
+
+def test_a_leader_commits_and_answers_its_proposer(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.lead()
+    outcomes: list[tuple[object, int]] = []
+    bench.node.submit(b"x", lambda result, reason: outcomes.append((result, reason)))
+    bench.turn()
+    acknowledge(bench, GAMMA, bench.journal[-1][1] + 1)
+    bench.turn()
+    assert bench.machine.applied == [(3, b"x")]
+    assert outcomes == [(3, FAIL_REASON.SUCCESS)]
+    assert bench.node.leads
+
+
+@CASES
+def test_s6_an_acknowledgement_of_an_earlier_term_counts_nothing(tmp_path: Path, case: str) -> None:
+    bench = bench_for(case, tmp_path, Guard.TERM_OF_ACKNOWLEDGEMENT)
+    bench.lead()
+    acknowledge(bench, GAMMA, bench.journal[-1][1] + 1, term=bench.node.raftCurrentTerm - 1)
+    bench.turn()
+    assert bench.node.raftCommitIndex == (1 if case == "guarded" else 2)
+
+
+@CASES
+def test_s5_of_two_resets_in_flight_one_counts(tmp_path: Path, case: str) -> None:
+    bench = bench_for(case, tmp_path, Guard.FRESH_RESET)
+    bench.lead()
+    first = getattr(bench.node, "_sent", {}).get(GAMMA, 0)
+    acknowledge(bench, GAMMA, 2, reset=True, success=False, seq=first)
+    bench.now += 0.2
+    bench.turn()
+    assert bench.node._SyncObj__raftNextIndex[GAMMA] == 3
+    acknowledge(bench, GAMMA, 2, reset=True, success=False, seq=first)
+    assert bench.node._SyncObj__raftNextIndex[GAMMA] == (3 if case == "guarded" else 2)
+
+
+def test_an_acknowledgement_takes_back_nothing_that_is_on_its_way(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.lead()
+    for _ in range(5):
+        bench.node.submit(b"x", lambda result, reason: None)
+    bench.turn()
+    assert bench.node._SyncObj__raftNextIndex[GAMMA] == 8
+    acknowledge(bench, GAMMA, 4)
+    assert bench.node._SyncObj__raftNextIndex[GAMMA] == 8
+    assert bench.node._SyncObj__raftMatchIndex[GAMMA] == 3
+
+
+def test_an_answer_for_another_process_of_this_server_is_not_taken(tmp_path: Path) -> None:
+    """PySyncObj numbers requests from 1; after a restart they would be confused."""
+    first, second = Bench(tmp_path / "1"), Bench(tmp_path / "2")
+    assert first.node._SyncObj__commandsLocalCounter > 2**20
+    assert second.node._SyncObj__commandsLocalCounter > 2**20
+
+
+def test_finished_callbacks_are_forgotten(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append((1, 0))
+
+    def callback(result: object, reason: int) -> None: ...
+
+    bench.node.submit(b"x", callback)
+    bench.turn()
+    assert len(bench.node._SyncObj__commandsWaitingReply) == 1
+    bench.node._SyncObj__commandsWaitingCommit[70].append((1, callback))
+    bench.node.forget(lambda waiting: waiting is callback)
+    assert not bench.node._SyncObj__commandsWaitingReply
+    assert not bench.node._SyncObj__commandsWaitingCommit
+
+
+@GUARDED
+def test_an_isolated_leader_does_not_believe_in_itself_for_long(
+    tmp_path: Path, guarded: bool
+) -> None:
+    """With PySyncObj's own options it is the leader of nobody for 30 s."""
+    bench = bench_for(guarded, tmp_path)
+    bench.lead()
+    led_s = 0.0
+    while bench.node._isLeader():
+        bench.now += 0.1
+        led_s += 0.1
+        bench.turn()
+    assert 0.9 < led_s < 1.2 if guarded else 29.9 < led_s < 30.2
+
+
+def test_an_isolated_leader_steps_down_with_the_engines_own_options() -> None:
+    assert EngineConfig("pool", "alpha", {}, Path()).leader_fallback_s <= 1.0
