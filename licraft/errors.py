@@ -8,9 +8,11 @@ error is one of the exceptions below; a broken invariant stops the process.
     |-- SettingsError          the configuration is not usable (exit status 2)
     |-- LicenseError           a license code or file is not usable (exit status 4)
     |-- DataError              a file of the data directory is damaged or not readable
-    |-- InvariantBroken        the state contradicts itself: the process must stop
+    |   `-- DiskError          ... because the disk refused or failed (exit status 70)
+    |-- InvariantBroken        the state contradicts itself: the process must stop (70)
     |-- ProposalError          a command was handed to the engine ...
     |   |-- NotExecuted        ... and will certainly never take effect: safe to repeat
+    |   |   `-- Overloaded     ... for too much waits already
     |   `-- OutcomeUnknown     ... and may or may not: repeat only with the same serial
     |-- PeerUnreachable        another server of the pool did not answer
     `-- ClientError            raised by `licraft.client`
@@ -51,6 +53,10 @@ class LicenseError(LicraftError):
 
 class DataError(LicraftError):
     """A file of the data directory is damaged, locked or not readable."""
+
+
+class DiskError(DataError):
+    """The disk refused or failed; when it is well again, starting the server again may help."""
 
 
 class InvariantBroken(LicraftError):

@@ -20,7 +20,9 @@ from licraft.errors import (
     ClientError,
     DataError,
     Denied,
+    DiskError,
     InvalidRequest,
+    InvariantBroken,
     LicenseError,
     LicraftError,
     NoSeatsAvailable,
@@ -37,6 +39,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OK, DENIED, USAGE, UNAVAILABLE, BAD_LICENSE, NOT_AUTHORIZED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+STOPPED = 70  # A server that must not go on; whoever supervises it may start it again.
 
 DEFAULT_URL = "http://127.0.0.1:7700"
 MAX_TOKEN_BYTES = 4096
@@ -44,7 +47,9 @@ MAX_TOKEN_BYTES = 4096
 _STATUSES: tuple[tuple[type[BaseException], int], ...] = (
     (InvalidRequest, USAGE),
     (SettingsError, USAGE),
+    (DiskError, STOPPED),
     (DataError, USAGE),
+    (InvariantBroken, STOPPED),
     (PoolUnavailable, UNAVAILABLE),
     (LicenseError, BAD_LICENSE),
     (NotAuthorized, NOT_AUTHORIZED),

@@ -1,36 +1,48 @@
 """The durable Raft log, term and vote of one server.
 
-May import pysyncobj's Journal interface, the standard library and `errors`. It decides
-nothing about Raft: PySyncObj calls it, and the engine calls `sync` once for each turn of
-the event loop, before the turn's messages leave and before anything is applied (S9).
+May import pysyncobj's Journal interface, crc32c, the standard library, this room's disk and
+`errors`. It decides nothing about Raft: PySyncObj calls it, and the engine calls `sync`
+once for each turn of the event loop, before the turn's messages leave and before anything
+is applied (S9).
 
 The file `journal` is a sequence of frames, each what one `sync` made durable:
 
-    magic 4 | payload length 4 | CRC-32 of payload 4 | CRC-32 of these 12 bytes 4 | payload
+    magic 4 | payload length 4 | CRC-32C of payload 4 | CRC-32C of head 4 | payload
 
-and a payload is a sequence of records: an entry (index, term, length, command), term and
-vote, a commit index, or a truncation from an index on. At most the last frame can be
-incomplete after a crash, since the next is written only after it was synced: an
-incomplete last frame was never acknowledged and is cut, damage anywhere else is an error.
+where the head is these first 12 bytes and the frame's own offset in 8, so that nothing
+within a payload, whoever wrote it, can pass for a frame. A payload is a sequence of
+records: an entry (index, term, length, command), term and vote, a commit index, or a
+truncation from an index on. At most the last frame can be incomplete after a crash, since
+the next is written only after it was synced: an incomplete last frame was never
+acknowledged and is cut, damage anywhere else is an error.
+
 Nothing in the file is ever overwritten: compaction writes a new file aside, syncs it,
-renames it and syncs the directory (S3).
+renames it and syncs the directory (S3). So does every start, with what it has read: a read
+does not tell whether the bytes are on the disk or, since an earlier process was killed
+before its fsync or its fsync failed, only in the system's memory.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import overload
 
+from crc32c import crc32c
 from pysyncobj.journal import Journal
 
 from licraft.errors import DataError, InvariantBroken
-from licraft.replication.files import data_error, replace_file, sync_directory, write_all
+from licraft.replication.files import (
+    SYSTEM_DISK,
+    Disk,
+    data_error,
+    read_or_none,
+    replace_file,
+    write_all,
+)
 from licraft.replication.messages import Entry
 
 log = logging.getLogger(__name__)
@@ -40,6 +52,7 @@ FORMAT_VERSION = 1
 
 _MAGIC = b"\xa5LJ1"
 _FRAME = struct.Struct(">4sIII")
+_HEAD = struct.Struct(">4sIIQ")
 _IDENTITY, _ENTRY, _TERM, _COMMIT, _TRUNCATE = b"I", b"E", b"T", b"C", b"X"
 _ENTRY_HEAD = struct.Struct(">cQQI")
 _TERM_HEAD = struct.Struct(">cQH")
@@ -57,8 +70,12 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
     nothing is acknowledged any more.
     """
 
-    def __init__(self, directory: Path, pool: str, server: str) -> None:
-        """Open or create the journal of `server` in `directory`; raises DataError."""
+    def __init__(self, directory: Path, pool: str, server: str, disk: Disk = SYSTEM_DISK) -> None:
+        """Open or create the journal of `server` in `directory`; raises DataError.
+
+        What it holds then is durable.
+        """
+        self._disk = disk
         self.path = directory / JOURNAL_NAME
         self._identity = _identity(pool, server)
         self._owner = f"server {server} of pool {pool}"
@@ -74,15 +91,16 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
         self._syncing_end: int | None = None
         self._broken: DataError | None = None
         self._file = -1
+        self._size = 0
         try:
-            self.path.with_name(self.path.name + ".new").unlink(missing_ok=True)
-            if self.path.exists():
-                self._read()
-                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-                # An earlier process may have been killed between its write and its fsync.
-                os.fdatasync(self._file)
+            content = read_or_none(disk, self.path)
+            if content is None:
+                content = _whole_log(self._records(), [])
             else:
-                self._replace(self._records(), [])
+                content = content[: self._read(content)]
+            # This makes the directory's names durable too: a snapshot's whose process ended
+            # between its rename and its sync has to be, before the log shrinks to it (S2).
+            self._replace(content)
         except OSError as fault:
             raise data_error(self.path, fault) from fault
         self._durable_end = self._end
@@ -130,7 +148,7 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
             return None
         work: Callable[[], None]
         if self._rewrite:
-            work = partial(self._replace, self._records(), self._entries[:])
+            work = partial(self._rewrite_log, self._records(), self._entries[:])
         else:
             self._note_commit()
             work = partial(self._append, b"".join(self._pending))
@@ -244,9 +262,7 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
 
     def abandon(self) -> None:
         """Close without syncing, as a crash would."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._close()
         self._broken = self._broken or DataError(f"{self.path}: the journal is closed")
 
     # Files.
@@ -276,23 +292,30 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
 
     def _append(self, records: bytes) -> None:
         """Add a frame to the file."""
-        write_all(self._file, _frame(records))
-        os.fdatasync(self._file)
+        frame = _frame(records, self._size)
+        write_all(self._disk, self._file, frame)
+        self._disk.sync_data(self._file)
+        self._size += len(frame)
 
-    def _replace(self, around: tuple[bytes, bytes], entries: list[Entry]) -> None:
+    def _rewrite_log(self, around: tuple[bytes, bytes], entries: list[Entry]) -> None:
         """Write a whole log into a new file in the old one's place."""
-        # What lets the log shrink is a snapshot in the same directory: its new name has to
-        # be durable before the entries that it covers are gone (S2).
-        sync_directory(self.path.parent)
-        records = b"".join(_entry_record(*entry) for entry in entries)
-        replace_file(self.path, _frame(around[0] + records + around[1]))
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        self._replace(_whole_log(around, entries))
 
-    def _read(self) -> None:
-        """Read the file into memory, cutting an incomplete last frame."""
-        content = self.path.read_bytes()
+    def _replace(self, content: bytes) -> None:
+        """Put a new file in the old one's place, and go on in it."""
+        replace_file(self._disk, self.path, content)
+        self._close()
+        self._file = self._disk.append_to(self.path)
+        self._size = len(content)
+
+    def _close(self) -> None:
+        """Close the file, if it is open."""
+        if self._file >= 0:
+            self._disk.close(self._file)
+            self._file = -1
+
+    def _read(self, content: bytes) -> int:
+        """Take the file's content into memory; returns where an incomplete last frame begins."""
         offset = 0
         for start, end in _frames(content):
             self._apply_records(content, start, end)
@@ -301,12 +324,13 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
             # The first frame is in place before the file gets its name: it is never torn.
             raise DataError(f"{self.path}: damaged at offset 0: {_RESTORE}")
         if offset < len(content):
-            self._cut(content, offset)
+            self._check_cut(content, offset)
         last = self._entries[-1][1] if self._entries else 1
         self._commit = self._commit_written = min(self._commit, last)
+        return offset
 
-    def _cut(self, content: bytes, offset: int) -> None:
-        """Cut what follows `offset`, unless a whole frame follows: then it is damage."""
+    def _check_cut(self, content: bytes, offset: int) -> None:
+        """Say that what follows `offset` is cut; if a whole frame follows it is damage."""
         position = content.find(_MAGIC, offset + 1)
         while position >= 0:
             if next(_frames(content, position), None) is not None:
@@ -319,12 +343,6 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
             len(content) - offset,
             offset,
         )
-        descriptor = os.open(self.path, os.O_WRONLY)
-        try:
-            os.ftruncate(descriptor, offset)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _apply_records(self, content: bytes, start: int, end: int) -> None:
         """Replay one frame's records into memory."""
@@ -394,19 +412,25 @@ def _frames(content: bytes, offset: int = 0) -> Iterator[tuple[int, int]]:
         start = offset + _FRAME.size
         if (
             magic != _MAGIC
-            or head_checksum != zlib.crc32(content[offset : start - 4])
+            or head_checksum != crc32c(_HEAD.pack(magic, length, checksum, offset))
             or start + length > len(content)
-            or checksum != zlib.crc32(memoryview(content)[start : start + length])
+            or checksum != crc32c(memoryview(content)[start : start + length])
         ):
             return
         offset = start + length
         yield start, offset
 
 
-def _frame(payload: bytes) -> bytes:
-    """A payload with its lengths and checksums before it."""
-    head = struct.pack(">4sII", _MAGIC, len(payload), zlib.crc32(payload))
-    return head + struct.pack(">I", zlib.crc32(head)) + payload
+def _frame(payload: bytes, offset: int) -> bytes:
+    """A payload with its lengths and checksums before it, as it stands at `offset`."""
+    checksum = crc32c(payload)
+    head_checksum = crc32c(_HEAD.pack(_MAGIC, len(payload), checksum, offset))
+    return _FRAME.pack(_MAGIC, len(payload), checksum, head_checksum) + payload
+
+
+def _whole_log(around: tuple[bytes, bytes], entries: list[Entry]) -> bytes:
+    """A file that holds these entries, with other records before and after them."""
+    return _frame(b"".join((around[0], *(_entry_record(*e) for e in entries), around[1])), 0)
 
 
 def _entry_record(command: bytes, index: int, term: int) -> bytes:

@@ -16,7 +16,7 @@ from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.journal import Journal
 from pysyncobj.version import VERSION
 
-from licraft.errors import InvariantBroken
+from licraft.errors import InvariantBroken, SettingsError
 
 PINNED_VERSION = "0.3.17"
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
@@ -28,18 +28,24 @@ METHODS = (
     "_getLeader",
     "_isLeader",
     "_SyncObj__applyLogEntries",
+    "_SyncObj__changeCluster",
+    "_SyncObj__connectedToAnyone",
     "_SyncObj__deleteEntriesFrom",
     "_SyncObj__doApplyCommand",
+    "_SyncObj__doChangeCluster",
     "_SyncObj__generateRaftTimeout",
     "_SyncObj__loadDumpFile",
     "_SyncObj__onMessageReceived",
     "_SyncObj__onNodeConnected",
     "_SyncObj__onNodeDisconnected",
+    "_SyncObj__parseChangeClusterRequest",
     "_SyncObj__sendAppendEntries",
     "_SyncObj__sendNextNodeIdx",
     "_SyncObj__setCurrentTerm",
     "_SyncObj__setState",
     "_SyncObj__tryLogCompaction",
+    "_SyncObj__updateClusterConfiguration",
+    "transferLeadership",
 )
 """Methods of SyncObj that are called or overridden here."""
 
@@ -49,6 +55,7 @@ ATTRIBUTES = (
     "_SyncObj__commandsWaitingCommit",
     "_SyncObj__commandsWaitingReply",
     "_SyncObj__connectedNodes",
+    "_SyncObj__lastResponseTime",
     "_SyncObj__lastSerializedEntry",
     "_SyncObj__noopIDx",
     "_SyncObj__otherNodes",
@@ -60,6 +67,7 @@ ATTRIBUTES = (
     "_SyncObj__raftMatchIndex",
     "_SyncObj__raftNextIndex",
     "_SyncObj__raftState",
+    "_SyncObj__readonlyNodes",
     "_SyncObj__serializer",
     "_SyncObj__transferInProgress",
     "_SyncObj__transport",
@@ -77,6 +85,8 @@ class Guard(enum.Enum):
     SYNC_BEFORE_APPLY = "S9"
     RESET_TO_COMMIT = "L2"
     PRE_VOTE = "L4"
+    ONE_CHANGE = "M1"
+    APPLIED_BEFORE_STANDING = "M2"
 
 
 ALL_GUARDS = frozenset(Guard)
@@ -132,7 +142,30 @@ def configuration(
     compaction_entries: int,
     compaction_period_s: float,
 ) -> SyncObjConf:
-    """Every option of PySyncObj, set here and nowhere else: misspelt ones are ignored."""
+    """Every option of PySyncObj, set here and nowhere else: misspelt ones are ignored.
+
+    Raises SettingsError if they contradict each other, which PySyncObj only asserts.
+    """
+    shortest_s, longest_s = election_timeout_s
+    faults = [
+        fault
+        for holds, fault in (
+            (append_entries_period_s > 0, "append_entries_period_s has to be positive"),
+            (
+                3 * append_entries_period_s < shortest_s < longest_s,
+                "election_timeout_s has to be a range above three append_entries_period_s",
+            ),
+            (
+                leader_fallback_s > append_entries_period_s,
+                "leader_fallback_s has to be above append_entries_period_s",
+            ),
+            (min(queue_size, batch_bytes, compaction_period_s) > 0, "sizes have to be positive"),
+            (compaction_entries >= 2, "compaction_entries has to be 2 or more"),
+        )
+        if not holds
+    ]
+    if faults:
+        raise SettingsError("engine", faults)
     return SyncObjConf(
         appendEntriesBatchSizeBytes=batch_bytes,
         appendEntriesPeriod=append_entries_period_s,
@@ -148,7 +181,8 @@ def configuration(
         deserializer=None,
         dnsCacheTime=0.0,
         dnsFailCacheTime=0.0,
-        dynamicMembershipChange=False,
+        # Only so that it asks before it appends a change: see `membership`.
+        dynamicMembershipChange=True,
         fullDumpFile=str(snapshot_path),
         journalFile=None,
         leaderFallbackTimeout=leader_fallback_s,

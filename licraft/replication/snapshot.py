@@ -1,6 +1,6 @@
 """Snapshots of the state machine: one file, verified before use, and its way to a follower.
 
-May import pysyncobj's constants, the journal's file helpers and `errors`. `SnapshotStore`
+May import pysyncobj's constants, the journal, this room's disk and `errors`. `SnapshotStore`
 takes the place of PySyncObj's Serializer (same methods, contract test): nothing is pickled,
 a file is complete or not there, a received snapshot is checked as a whole before it
 replaces anything (S8), and a damaged one is an error and never an empty state (L3).
@@ -27,7 +27,7 @@ from pysyncobj.config import SERIALIZER_STATE
 from pysyncobj.node import Node
 
 from licraft.errors import DataError
-from licraft.replication.files import data_error, replace_file
+from licraft.replication.files import SYSTEM_DISK, Disk, data_error, read_or_none, replace_file
 from licraft.replication.journal import DurableJournal
 from licraft.replication.messages import Entry, Piece, SnapshotId
 
@@ -121,9 +121,12 @@ class SnapshotStore:
     server's own snapshots are written while it goes on.
     """
 
-    def __init__(self, directory: Path, pool: str, members: Iterable[str]) -> None:
+    def __init__(
+        self, directory: Path, pool: str, members: Iterable[str], disk: Disk = SYSTEM_DISK
+    ) -> None:
         """Read and verify the snapshot in `directory`, if there is one; raises DataError."""
         self.path = directory / SNAPSHOT_NAME
+        self._disk = disk
         self._pool = pool
         self._members = tuple(members)
         self._content = b""
@@ -153,7 +156,7 @@ class SnapshotStore:
         collected, last, previous, _ = data
         state: bytes = collected[1]
         snapshot = Snapshot(self._pool, self._members, last, previous, state)
-        write = partial(_write_encoded, self.path, snapshot)
+        write = partial(self._write_encoded, snapshot)
         if self.background is not None:
             self._storing = self.background(write), snapshot, entry_index
             return
@@ -230,7 +233,7 @@ class SnapshotStore:
             log.error("refused a snapshot from %s: it is %s, not %s", node, snapshot.id, piece.id)
             return False
         self.finish()
-        _write(self.path, content)
+        self._write(content)
         self._replaced(content, snapshot)
         return True
 
@@ -246,12 +249,12 @@ class SnapshotStore:
     def _open(self) -> None:
         """Read the file, if there is one."""
         try:
-            self.path.with_name(self.path.name + ".new").unlink(missing_ok=True)
-            if not self.path.exists():
-                return
-            self._content = self.path.read_bytes()
+            content = read_or_none(self._disk, self.path)
         except OSError as fault:
             raise data_error(self.path, fault) from fault
+        if content is None:
+            return
+        self._content = content
         try:
             self._current = decode(self._content, self._pool)
         except SnapshotError as fault:
@@ -265,19 +268,18 @@ class SnapshotStore:
         self._content, self._current = content, snapshot
         self._sending.clear()
 
+    def _write_encoded(self, snapshot: Snapshot) -> bytes:
+        """Replace the file, in whatever thread; returns its content. Raises DataError."""
+        content = encode(snapshot)
+        self._write(content)
+        return content
 
-def _write_encoded(path: Path, snapshot: Snapshot) -> bytes:
-    """Replace the file; returns its content. Raises DataError."""
-    content = encode(snapshot)
-    _write(path, content)
-    return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        replace_file(path, content)
-    except OSError as fault:
-        raise data_error(path, fault) from fault
+    def _write(self, content: bytes) -> None:
+        """Replace the file; raises DataError."""
+        try:
+            replace_file(self._disk, self.path, content)
+        except OSError as fault:
+            raise data_error(self.path, fault) from fault
 
 
 def reconcile(journal: DurableJournal, snapshot: Snapshot | None) -> None:
@@ -295,14 +297,20 @@ def reconcile(journal: DurableJournal, snapshot: Snapshot | None) -> None:
             )
         return
     index, term = snapshot.id
-    if first is not None and first > index:
+    if first is None:
+        # The log is never empty once there is a snapshot; term and vote are lost with it.
+        raise DataError(
+            f"{journal.path}: empty, and there is a snapshot that ends at {index}: restore it, "
+            "or let the server rejoin the pool as a new member"
+        )
+    if first > index:
         raise DataError(
             f"{journal.path}: starts at entry {first}, and the snapshot ends at {index}: "
             "one of the two files is from another time"
         )
     entries = journal[:]
     # The log may go beyond the snapshot only if it agrees with it at its end (Raft, section 7).
-    position = index - first if first is not None else len(entries)
+    position = index - first
     agrees = position < len(entries) and entries[position][2] == term
     rest = entries[position + 1 :] if agrees else []
     wanted = [snapshot.previous, snapshot.last, *rest]
@@ -310,6 +318,9 @@ def reconcile(journal: DurableJournal, snapshot: Snapshot | None) -> None:
         journal.replace(wanted)
     if journal.getRaftCommitIndex() < index:
         journal.setRaftCommitIndex(index)
+    if journal.getCurrentTerm() < term:
+        # A snapshot that arrived was on disk before the term that came with it.
+        journal.setCurrentTerm(term, None)
     journal.sync()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from licraft.core.commands import Member
 from licraft.errors import DataError
+from licraft.replication.files import make_directory
 from licraft.replication.pysyncobj_engine import (
     EngineConfig,
     PeerTls,
@@ -38,7 +39,7 @@ _FULL_EVERY = 3600
 def prepare_data_dir(path: Path) -> None:
     """Make the data directory, for its owner only; raises DataError saying what is wrong."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path)
     except OSError as fault:
         raise DataError(f"data_dir {path}: cannot be made: {fault.strerror}") from fault
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
@@ -93,6 +94,7 @@ async def start_server(settings: Settings) -> RunningServer:
         data_dir=settings.data_dir,
         tls=PeerTls(tls.ca, tls.cert, tls.key) if tls else None,
         listen=f"{_bracketed(settings.peer_host)}:{settings.peer_port}",
+        joining=settings.join,
     )
     return await assemble(config, engine_config)
 
@@ -115,7 +117,9 @@ async def assemble(
         if server is not None:
             server.engine_changed()
 
-    engine = await start_engine(engine_config, pool, answer, changed, on_fatal=on_fatal)
+    engine = await start_engine(
+        engine_config, pool, answer, changed, on_fatal=on_fatal, roster=pool
+    )
     try:
         server = LicenseServer(config, pool, engine)
         server.on_fatal = on_fatal

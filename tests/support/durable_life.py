@@ -149,7 +149,10 @@ class Life:
         self.possible.append(syncing)
         self._op_cut(number)
         self._op_add(number)
-        work()
+        try:
+            work()
+        except OSError as fault:
+            self.journal.end_sync(fault)
         self.journal.end_sync(None)
         self.possible = [syncing]
 

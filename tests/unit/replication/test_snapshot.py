@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from licraft.errors import DataError
 from licraft.replication import snapshot as module
 from licraft.replication.messages import Piece
 from licraft.replication.snapshot import Snapshot, SnapshotError, SnapshotStore, decode, encode
+from licraft.testing.disk import Fault, MemoryDisk, PowerCut
 
 LEADER, OTHER = Node("alpha"), Node("gamma")
 
@@ -132,3 +134,43 @@ def test_a_new_snapshot_starts_transmissions_again(source: SnapshotStore) -> Non
     assert again is not None
     assert again.first
     assert again.id == (20, 2)
+
+
+@pytest.mark.parametrize("fault", [Fault.NO_SPACE, Fault.IO_ERROR])
+@pytest.mark.parametrize("step", range(1, 6))
+def test_a_disk_that_fails_leaves_the_old_snapshot_or_the_new(fault: Fault, step: int) -> None:
+    disk = MemoryDisk(random.Random(step))
+    target = SnapshotStore(Path("/data"), "pool", ["alpha", "beta"], disk)
+    serialize(target, make(8))
+    target.checkSerializing()
+    before = disk.steps
+    disk.on_step = lambda at: fault if at.number == before + step else None
+    with pytest.raises(DataError, match=r"/data/snapshot: .*: check the disk"):
+        serialize(target, make(9))
+    disk.crash()
+    again = SnapshotStore(Path("/data"), "pool", ["alpha", "beta"], disk)
+    assert again.current == make(8 if step < 5 else 9)
+    assert not any(path.suffix == ".new" for path in disk.files)
+
+
+def test_a_power_cut_leaves_the_old_snapshot_or_the_new() -> None:
+    found = set()
+    for step in range(1, 7):
+        for seed in range(20):
+            disk = MemoryDisk(random.Random(seed))
+            target = SnapshotStore(Path("/data"), "pool", ["alpha", "beta"], disk)
+            serialize(target, make(8))
+            target.checkSerializing()
+            last = disk.steps + step
+            disk.on_step = lambda at, last=last: Fault.CUT if at.number == last else None
+            try:
+                serialize(target, make(9))
+                done = True
+            except PowerCut:
+                done = False
+            disk.on_step = None
+            disk.lose_power()
+            current = SnapshotStore(Path("/data"), "pool", ["alpha", "beta"], disk).current
+            assert current == make(9) or (not done and current == make(8))
+            found.add((step, current.last[1]))
+    assert found == {*((step, 8) for step in range(1, 6)), (5, 9), (6, 9)}
