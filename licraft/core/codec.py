@@ -19,6 +19,7 @@ from dataclasses import fields, is_dataclass
 from datetime import date
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from licraft.core import versions
@@ -39,7 +40,10 @@ def encode_entry(entry: Entry, version: int) -> bytes:
     for command in entry.commands:
         if versions.first_version(type(command)) > version:
             raise ValueError(f"{type(command).__name__} is not in version {version}")
-    commands = [[type(command).__name__, _plain(command, version)] for command in entry.commands]
+    commands = [
+        [type(command).__name__, _plain(type(command), command, version)]
+        for command in entry.commands
+    ]
     return _dump([entry.server, entry.incarnation, entry.serial, commands], version)
 
 
@@ -62,7 +66,7 @@ def decode_entry(data: bytes) -> Entry:
 
 def encode_state(state: PoolState) -> bytes:
     """A state as bytes of the version that its pool speaks; equal states have equal bytes."""
-    return _dump(_plain(state, state.version), state.version)
+    return _dump(_plain(PoolState, state, state.version), state.version)
 
 
 def decode_state(data: bytes) -> PoolState:
@@ -98,23 +102,61 @@ def _load(data: bytes) -> tuple[int, Any]:
 
 
 @cache
-def _names(kind: type[Any], version: int) -> tuple[str, ...]:
+def _names(kind: Any, version: int) -> tuple[str, ...]:
     """The fields of a dataclass that a version has."""
     return tuple(f.name for f in fields(kind) if f.metadata.get("since", 1) <= version)
 
 
-def _plain(value: Any, version: int) -> Any:
-    """A value as lists, objects, text and numbers: a dataclass is the list of its fields."""
-    if is_dataclass(value):
-        names = _names(cast(type[Any], type(value)), version)
-        return [_plain(getattr(value, name), version) for name in names]
-    if isinstance(value, dict):
-        return [[key, _plain(item, version)] for key, item in value.items()]
-    if isinstance(value, tuple | list):
-        return [_plain(item, version) for item in value]
-    if isinstance(value, date):
-        return value.isoformat()
-    return value
+@cache
+def _writer(kind: Any, version: int) -> Callable[[Any], Any] | None:
+    """What makes lists, text and numbers of values of one type; None if they are such already.
+
+    Made once for each type and version: a state has many thousand values, and is written
+    while the server stands still.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        (inner,) = [_writer(a, version) for a in arguments if a is not types.NoneType]
+        return None if inner is None else lambda value: None if value is None else inner(value)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        each = _writer(arguments[0], version)
+        return None if each is None else lambda value: [each(item) for item in value]
+    if origin is tuple:
+        if any(_writer(argument, version) for argument in arguments):
+            raise TypeError(f"the codec does not write {kind}")
+        return None
+    if origin is dict:
+        item = _writer(arguments[1], version)
+        if item is None:
+            return lambda value: list(value.items())
+        return lambda value: [(name, item(part)) for name, part in value.items()]
+    if is_dataclass(kind):
+        return _fields_writer(cast(Any, kind), version)
+    return date.isoformat if kind is date else None
+
+
+def _fields_writer(kind: Any, version: int) -> Callable[[Any], Any]:
+    """A dataclass is the list of its fields that the version has."""
+    hints = typing.get_type_hints(kind)
+    names = _names(kind, version)
+    writers = [_writer(hints[name], version) for name in names]
+    special = [(place, write) for place, write in enumerate(writers) if write is not None]
+    # `attrgetter` is the quicker way, and gives a tuple only of two and more.
+    several = attrgetter(*names) if len(names) > 1 else None
+
+    def write_fields(value: Any) -> list[Any]:
+        row = list(several(value)) if several else [getattr(value, name) for name in names]
+        for place, write in special:
+            row[place] = write(row[place])
+        return row
+
+    return write_fields
+
+
+def _plain(kind: Any, value: Any, version: int) -> Any:
+    """A value of type `kind` as lists, text and numbers."""
+    write = _writer(kind, version)
+    return value if write is None else write(value)
 
 
 def _read(kind: type[T], plain: Any, version: int) -> T:
@@ -194,7 +236,7 @@ def _dict(key: Callable[[Any], Any], value: Callable[[Any], Any]) -> Callable[[A
 
 def _fields(kind: type[Any], version: int) -> Callable[[Any], Any]:
     hints = typing.get_type_hints(kind)
-    readers = [(name, _reader(hints[name], version)) for name in _names(kind, version)]
+    readers = [(name, _reader(hints[name], version)) for name in _names(cast(Any, kind), version)]
 
     def read(plain: Any) -> Any:
         pairs = zip(readers, _list(plain), strict=True)
