@@ -1,10 +1,14 @@
 """How long does a commit take, and how many fit into a second?
 
-Three servers as processes on loopback, journals synced to disk, commands of 60 bytes. From a
-follower and from the leader: the latency of one command at a time, and the rate at 256
-outstanding. One machine's figures: compare only what was measured in one run.
+Three servers as processes on loopback: licraft's engine at its default settings (journal
+synced to disk before anything is acknowledged, TLS between the servers), and in the same
+run stock PySyncObj with its own transport and file journal (which syncs nothing and
+encrypts nothing). Commands of 60 bytes, proposed at a follower and at the leader: the
+latency of one after the other, and the rate with 256 outstanding. The state machine
+counts: what is measured is the replication.
 
-    python -m benchmarks.commit_latency [--json] [--seconds S] [--dir DIR]
+Usage: python -m benchmarks.commit_latency [--seconds 3] [--runs 3] [--no-stock]
+       [--dir DIR] [--json FILE]
 """
 
 from __future__ import annotations
@@ -12,59 +16,77 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
-import socket
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from licraft.replication.pysyncobj_engine import EngineConfig, PySyncObjEngine, start_engine
+from benchmarks.figures import Spread, machine, machine_line
+from benchmarks.members import (
+    NAMES,
+    MemberMain,
+    Place,
+    engine_at,
+    members,
+    obey,
+    run_as_servers_do,
+    write_certificates,
+)
+from benchmarks.stock import run_stock
+from benchmarks.wrk_load import table
+from licraft.replication.engine import Engine
 
-NAMES = ("alpha", "beta", "gamma")
 COMMAND = bytes(60)
 OUTSTANDING = 256
 PROPOSE_S = 10.0
+_SETTLE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one member measured, in one run: ms with 1 outstanding, commits/s with many."""
+
+    latency_ms: Spread
+    per_second: float
 
 
 class Counter:
-    """The cheapest state machine: what is measured is the engine."""
+    """The cheapest state machine."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def apply(self, index: int, command: bytes) -> object:
+        """Count."""
         self.count += 1
         return index
 
     def snapshot(self) -> bytes:
+        """The count."""
         return self.count.to_bytes(8, "big")
 
     def restore(self, index: int, snapshot: bytes) -> None:
+        """Go on from a count."""
         self.count = int.from_bytes(snapshot, "big")
 
 
-async def one_at_a_time(engine: PySyncObjEngine, seconds: float) -> dict[str, float]:
-    """Latency in ms with 1 outstanding."""
+async def one_at_a_time(engine: Engine, seconds: float) -> Spread:
+    """How long one command after the other takes (ms)."""
     took = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         started = time.perf_counter()
         await engine.propose(COMMAND, PROPOSE_S)
         took.append((time.perf_counter() - started) * 1e3)
-    took.sort()
-    return {
-        "median_ms": statistics.median(took),
-        "p99_ms": took[int(len(took) * 0.99)],
-        "max_ms": took[-1],
-    }
+    return Spread.of(took)
 
 
-async def many_at_a_time(engine: PySyncObjEngine, seconds: float) -> float:
-    """Commits per second with 256 outstanding."""
+async def many_at_a_time(engine: Engine, seconds: float) -> float:
+    """Commits per second with many outstanding."""
     end = time.perf_counter() + seconds
     count = 0
 
@@ -79,104 +101,105 @@ async def many_at_a_time(engine: PySyncObjEngine, seconds: float) -> float:
     return count / (time.perf_counter() - started)
 
 
-async def serve(
-    name: str, members: Mapping[str, str], directory: Path, seconds: float, pipe: Connection
-) -> None:
-    """One server: measures when it is told to, and says whether it leads."""
+def run_licraft(place: Place, pipe: Connection, seconds: float, certificates: Path) -> None:
+    """One member with licraft's engine: a process's main function."""
 
-    async def no_answer(server: str, body: bytes) -> bytes:
-        return b""
+    async def serve() -> None:
+        engine = await engine_at(place, Counter(), certificates)
 
-    config = EngineConfig("bench", name, members, directory / name)
-    engine = await start_engine(config, Counter(), no_answer, lambda: None)
-    loop = asyncio.get_running_loop()
-    while True:
-        order = await loop.run_in_executor(None, pipe.recv)
-        if order == "leads?":
-            pipe.send(engine.status().leads)
-        elif order == "measure":
-            latency = await one_at_a_time(engine, seconds)
-            pipe.send({**latency, "per_second": await many_at_a_time(engine, seconds)})
-        else:
-            await engine.close()
-            return
+        async def leader() -> str | None:
+            return engine.status().leader
+
+        async def latency() -> Spread:
+            return await one_at_a_time(engine, seconds)
+
+        async def rate() -> float:
+            return await many_at_a_time(engine, seconds)
+
+        await obey(pipe, {"leader": leader, "latency": latency, "rate": rate})
+        await engine.close()
+
+    run_as_servers_do(serve())
 
 
-def run_server(*arguments: Any) -> None:
-    """A process's main function."""
-    asyncio.run(serve(*arguments))
-
-
-def free_addresses() -> dict[str, str]:
-    """A loopback address for each server."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in NAMES]
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return {name: f"127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)}
-
-
-def measure(directory: Path, seconds: float) -> dict[str, dict[str, float]]:
-    """Figures from the leader and from a follower."""
-    members = free_addresses()
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    for name in NAMES:
-        pipes[name], theirs = context.Pipe()
-        process = context.Process(
-            target=run_server, args=(name, members, directory, seconds, theirs), daemon=True
-        )
-        process.start()
-        processes.append(process)
-    try:
-        leader = wait_for_leader(pipes)
+def measure(
+    main: MemberMain, directory: Path, seconds: float, *arguments: object
+) -> dict[str, Figures]:
+    """One run of one system: figures from a follower and from the leader."""
+    with members(main, directory, seconds, *arguments) as running:
+        leader = running.leader()
+        time.sleep(_SETTLE_S)  # A pool that has just elected is not what is measured.
         follower = next(name for name in NAMES if name != leader)
         figures = {}
         for role, name in (("follower", follower), ("leader", leader)):
-            pipes[name].send("measure")
-            if not pipes[name].poll(10 * seconds + 30):
-                raise SystemExit(f"{name} did not finish measuring")
-            figures[role] = pipes[name].recv()
+            latency = running.ask(name, "latency", seconds + 2 * PROPOSE_S)
+            rate = running.ask(name, "rate", seconds + 2 * PROPOSE_S)
+            figures[role] = Figures(latency, rate)
         return figures
-    finally:
-        for name in NAMES:
-            pipes[name].send("stop")
-        for process in processes:
-            process.join(10)
 
 
-def wait_for_leader(pipes: Mapping[str, Connection]) -> str:
-    """The name of the server that leads, as soon as one does."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for name, pipe in pipes.items():
-            pipe.send("leads?")
-            if pipe.recv():
-                time.sleep(0.5)  # Let the others hear of it: a follower needs a leader.
-                return name
-        time.sleep(0.05)
-    raise SystemExit("no leader within 30 s")
+def median_of(runs: Sequence[Figures]) -> Figures:
+    """The medians of several runs; the worst latency is the worst of all."""
+    spreads = [run.latency_ms for run in runs]
+    spread = Spread(
+        sum(s.count for s in spreads),
+        statistics.median(s.median for s in spreads),
+        statistics.median(s.p99 for s in spreads),
+        max(s.worst for s in spreads),
+    )
+    return Figures(spread, statistics.median(run.per_second for run in runs))
+
+
+def _measure_all(
+    seconds: float, runs: int, stock: bool, folder: Path | None
+) -> dict[tuple[str, str], Figures]:
+    found: dict[tuple[str, str], list[Figures]] = {}
+    for run in range(runs):
+        # The systems in turn, so that a machine that gets slower does so for both.
+        for system in ("licraft", "PySyncObj") if stock else ("licraft",):
+            print(f"run {run + 1} of {runs}: {system}", file=sys.stderr)
+            with tempfile.TemporaryDirectory(prefix="licraft-bench-", dir=folder) as place:
+                directory = Path(place)
+                if system == "licraft":
+                    certificates = write_certificates(directory)
+                    roles = measure(run_licraft, directory, seconds, certificates)
+                else:
+                    roles = measure(run_stock, directory, seconds, COMMAND, OUTSTANDING)
+            for role, figures in roles.items():
+                found.setdefault((system, role), []).append(figures)
+    return {key: median_of(figures) for key, figures in found.items()}
+
+
+def _row(system: str, role: str, figures: Figures) -> list[str]:
+    latency = figures.latency_ms
+    times = [f"{ms:.2f}" for ms in (latency.median, latency.p99, latency.worst)]
+    return [system, role, *times, f"{figures.per_second:,.0f}"]
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each of the four figures")
-    parser.add_argument("--dir", type=Path, help="where the journals are (default: a temporary)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.dir) as directory:
-        figures = measure(Path(directory), arguments.seconds)
-    if arguments.json:
-        print(json.dumps(figures))
-        return
-    print(f"{'from':<10}{'median ms':>11}{'p99 ms':>9}{'max ms':>9}{'commits/s at 256':>19}")
-    for role, row in figures.items():
-        print(
-            f"{role:<10}{row['median_ms']:>11.2f}{row['p99_ms']:>9.2f}{row['max_ms']:>9.2f}"
-            f"{row['per_second']:>19,.0f}"
-        )
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each figure")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--no-stock", action="store_true", help="leave PySyncObj as it comes out")
+    parser.add_argument("--dir", type=Path, help="where journals are kept: the disk that counts")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    results = _measure_all(options.seconds, options.runs, not options.no_stock, options.dir)
+    print(f"{machine_line()}\nMedian of {options.runs} runs of {options.seconds:g} s.\n")
+    heads = ["system", "from", "median ms", "p99 ms", "worst ms", f"commits/s at {OUTSTANDING}"]
+    print(table(heads, [_row(*key, figures) for key, figures in results.items()]))
+    if options.json:
+        document = {
+            "machine": machine(),
+            "seconds": options.seconds,
+            "runs": options.runs,
+            "results": [
+                {"system": system, "from": role} | asdict(figures)
+                for (system, role), figures in results.items()
+            ],
+        }
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import secrets
 import shutil
 import sys
@@ -28,6 +27,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.figures import machine, machine_line
 from benchmarks.systems import FEATURE, Target, etcd_cluster, licraft_pool, preload
 from benchmarks.wrk_load import Load, median_of, run_wrk, table
 
@@ -118,13 +118,13 @@ def main() -> None:
     results = _measure(systems, options.connections, options.seconds, options.runs)
     heads = ["system", "servers", "live", "connections", "cycles/s", "p50 ms", "p99 ms", "errors"]
     print((__doc__ or "").split("Usage:")[0].split("\n", 2)[2])
+    print(machine_line())
     print(f"Median of {options.runs} runs of {options.seconds} s; latencies are of one request.\n")
     rows = [_row(system, number, load) for (system, number), load in results.items()]
     print(table(heads, rows))
     if options.json:
         document = {
-            "machine": platform.platform(),
-            "python": platform.python_version(),
+            "machine": machine(),
             "seconds": options.seconds,
             "runs": options.runs,
             "results": [

@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from benchmarks.figures import machine, machine_line
 from benchmarks.wrk_load import Load, median_of, pinned, run_wrk, table
 from licraft.api.access import Tokens
 from licraft.api.server import ApiServer
@@ -182,10 +183,12 @@ def main() -> None:
         ]
         for stack, load in results.items()
     ]
+    print(machine_line())
     print(f"{options.connections} connections, median of {options.runs} runs\n")
     print(table(["stack", "requests/s", "cycles/s", "p50 ms", "p99 ms", "errors"], rows))
     if options.json:
         document = {
+            "machine": machine(),
             "connections": options.connections,
             "seconds": options.seconds,
             "runs": options.runs,
