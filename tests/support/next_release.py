@@ -42,7 +42,7 @@ def install() -> None:
     """Make the licraft of this process the next release."""
     versions.KNOWN = 2
     codec._KINDS["Note"] = cast(type[Command], Note)
-    apply._apply.register(Note)(note)
+    cast(Any, apply._apply).register(Note)(note)
     run = LicenseServer.run
 
     async def run_and_note(self: LicenseServer) -> None:
