@@ -5,6 +5,8 @@ May import `support.processes` and `support.relays`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -42,24 +44,39 @@ class Watch:
 
 
 class RelayedPool(ServerPool):
-    """A pool each of whose servers reaches each other one by a relay of its own."""
+    """A pool whose servers reach each other by relays, which know them by their processes."""
 
     def __init__(self, directory: Path, network: Network) -> None:
         # It tests elections: a leader that gives its place back would be another reason for one.
         super().__init__(directory, tokens=True)
         self.environ["LICRAFT_LEADER_HANDBACK"] = "false"
         self.network = network
-        for dialer in self.names:
-            path = self.directory / f"{dialer}.yaml"
+        relays = {
+            str(server.peer_port): network.relay(server.name, server.peer_port, self._dialer)
+            for server in self.planned.values()
+        }
+        for name in self.names:
+            path = self.directory / f"{name}.yaml"
             text = path.read_text(encoding="utf-8")
-            for target in self.names:
-                if target != dialer:
-                    port = self.planned[target].peer_port
-                    address = f"peer: 127.0.0.1:{port}}}"
-                    assert text.count(address) == 1
-                    relay = network.relay(dialer, target, port)
-                    text = text.replace(address, f"peer: 127.0.0.1:{relay}}}")
+            for port, relay in relays.items():
+                # As others know it; it listens where it did.
+                address = f"peer: 127.0.0.1:{port}}}"
+                assert text.count(address) == 1
+                text = text.replace(address, f"peer: 127.0.0.1:{relay}}}")
             path.write_text(text, encoding="utf-8")
+
+    def _dialer(self, port: int) -> str | None:
+        """The server whose process has a connection from this port of loopback."""
+        lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        local = f"0100007F:{port:04X}"
+        sockets = {f"socket:[{line.split()[9]}]" for line in lines if line.split()[1] == local}
+        for name in self.names:
+            if self.running(name):
+                with contextlib.suppress(OSError):
+                    folder = f"/proc/{self.processes[name].process.pid}/fd"
+                    if sockets & {_link(entry) for entry in os.scandir(folder)}:
+                        return name
+        return None
 
     def view(self, name: str) -> View | None:
         """Leader and term as one server sees them; None if it does not answer."""
@@ -118,16 +135,29 @@ class RelayedPool(ServerPool):
         watch = Watch({name: [] for name in names or self.names})
 
         def look() -> None:
-            while not over.wait(SAMPLE_S):
-                for name, views in watch.views.items():
-                    view = self.view(name)
-                    if view is not None and (not views or views[-1] != view):
-                        views.append(view)
+            for name, views in watch.views.items():
+                view = self.view(name)
+                if view is not None and (not views or views[-1] != view):
+                    views.append(view)
 
-        thread = threading.Thread(target=look)
+        def keep_looking() -> None:
+            while not over.wait(SAMPLE_S):
+                look()
+
+        look()
+        thread = threading.Thread(target=keep_looking)
         thread.start()
         try:
             yield watch
         finally:
             over.set()
             thread.join()
+        look()
+
+
+def _link(entry: os.DirEntry[str]) -> str:
+    """What a descriptor is; nothing if it is closed by now."""
+    try:
+        return os.readlink(entry.path)
+    except OSError:
+        return ""

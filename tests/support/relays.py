@@ -22,20 +22,25 @@ CALL_S = 10.0
 Route = tuple[str, str]
 """From whom to whom bytes go."""
 
+DialerOf = Callable[[int], str | None]
+"""Whose connection comes from a local port; None if it is gone already."""
+
 
 class Network:
     """Relays on loopback; used as a context manager, whose end closes everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, *names: str) -> None:
+        """A whole network between these servers."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._whole: dict[Route, asyncio.Event] = {}
+        self._whole = {(a, b): asyncio.Event() for a in names for b in names if a != b}
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self.recorded: dict[Route, list[bytes]] = {}
+        self._recorded: dict[Route, list[list[bytes]]] = {}
 
     def __enter__(self) -> Network:
         self._thread.start()
+        self.mend_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,27 +49,31 @@ class Network:
         self._thread.join(CALL_S)
         self._loop.close()
 
-    def relay(self, dialer: str, target: str, port: int) -> int:
-        """The port at which `dialer` reaches `target`, which listens on `port`."""
-        return self._call(self._listen(dialer, target, port))
+    def relay(self, target: str, port: int, dialer_of: DialerOf) -> int:
+        """The port at which all others reach `target`, which listens on `port`."""
+        return self._call(self._listen(target, port, dialer_of))
+
+    def recording(self, dialer: str, target: str) -> list[bytes]:
+        """What was said over the longest connection of `dialer` to `target`, piece by piece."""
+        return max(self._recorded[dialer, target], key=lambda said: sum(map(len, said)))
 
     def cut(self, source: str, target: str) -> None:
         """No byte passes from `source` to `target` any more, whoever has connected."""
-        self._loop.call_soon_threadsafe(self._direction(source, target).clear)
+        self._loop.call_soon_threadsafe(self._whole[source, target].clear)
 
     def mend(self, source: str, target: str) -> None:
         """Bytes pass again, those that were held first."""
-        self._loop.call_soon_threadsafe(self._direction(source, target).set)
+        self._loop.call_soon_threadsafe(self._whole[source, target].set)
 
     def isolate(self, server: str) -> None:
         """Cut a server off from all others, in both directions."""
-        for source, target in list(self._whole):
+        for source, target in self._whole:
             if server in (source, target):
                 self.cut(source, target)
 
     def mend_all(self) -> None:
         """Make the network whole."""
-        for source, target in list(self._whole):
+        for source, target in self._whole:
             self.mend(source, target)
 
     # On the loop.
@@ -72,22 +81,16 @@ class Network:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_S)
 
-    def _direction(self, source: str, target: str) -> asyncio.Event:
-        return self._whole[source, target]
-
-    async def _listen(self, dialer: str, target: str, port: int) -> int:
-        for route in ((dialer, target), (target, dialer)):
-            if route not in self._whole:
-                self._whole[route] = asyncio.Event()
-                self._whole[route].set()
-
+    async def _listen(self, target: str, port: int, dialer_of: DialerOf) -> int:
         async def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await self._join(dialer, target, port, reader, writer)
+            dialer = await asyncio.to_thread(dialer_of, writer.get_extra_info("peername")[1])
+            if dialer is not None:
+                with contextlib.suppress(OSError, asyncio.CancelledError):
+                    await self._join(dialer, target, port, reader, writer)
             writer.transport.abort()
 
         server = await asyncio.start_server(come, "127.0.0.1", 0)
@@ -109,7 +112,7 @@ class Network:
         await back.wait()
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
         said: list[bytes] = []
-        self.recorded[dialer, target] = said
+        self._recorded.setdefault((dialer, target), []).append(said)
         try:
             async with asyncio.TaskGroup() as moves:
                 moves.create_task(_move(reader, far_writer, forth, _keep_in(said)))
