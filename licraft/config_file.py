@@ -201,6 +201,7 @@ class ConfigFile(_Section):
 
     pool: Name
     server: Name
+    join: bool = False
     data_dir: FilePath
     api: _Api
     servers: Annotated[list[ServerEntry], Field(min_length=1, max_length=MAX_SERVERS)]

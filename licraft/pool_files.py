@@ -1,4 +1,4 @@
-"""The files of a new pool: what `licraft init` and `licraft demo` write.
+"""The files of pools: what `licraft init`, `licraft demo` and `licraft server add` write.
 
 May import `certificates`, `config_file`, `settings`, `yaml_text` and `errors`. Decides first (a
 `PoolPlan`, then the content of each file), writes last, and never over a file
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from licraft.certificates import issue, make_authority
+from licraft.certificates import Certificate, issue, make_authority
 from licraft.config_file import NAME, host_port, is_loopback, joined
 from licraft.errors import SettingsError
 from licraft.settings import parse_settings
@@ -41,6 +41,11 @@ class PlannedServer:
         """The URL of its API."""
         return f"http://{joined(self.host, self.api_port)}"
 
+    @property
+    def peer(self) -> str:
+        """Where the other servers reach it, as `host:port`."""
+        return joined(self.host, self.peer_port)
+
     def listener(self, port: int) -> str:
         """Where it listens: every interface, or loopback if it is reached by loopback.
 
@@ -59,6 +64,15 @@ class PoolPlan:
     pool: str
     servers: tuple[PlannedServer, ...]
     tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server of a pool that exists: its API's URL, the `host:port` of its peers."""
+
+    name: str
+    api: str
+    peer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +159,51 @@ def pool_files(plan: PoolPlan, now: datetime) -> Iterator[PoolFile]:
         yield PoolFile(f"{server.name}.yaml", config_text(plan, server))
 
 
+def write_joining(
+    directory: Path, pool: str, present: tuple[Address, ...], new: PlannedServer, now: datetime
+) -> list[PoolFile]:
+    """Write what `new` needs to join `pool` into the pool's directory; returns what was written.
+
+    The certificate is signed by the pool's authority, whose files `licraft init` left
+    there. What an earlier attempt has written stays as it is. Raises SettingsError if the
+    authority is not there, or if `new` has the name or an address of another server.
+    """
+    tokens = (directory / "admin.token").exists()
+    entries = (*present, Address(new.name, new.api_url, new.peer))
+    config = _config(pool, new, entries, tokens=tokens, join=True)
+    parse_settings(config, source=f"{new.name}.yaml", folder=directory, environ={})
+    names = [f"{new.name}.{kind}" for kind in ("crt", "key", "yaml")]
+    written = [name for name in names if (directory / name).exists()]
+    if written == names and (directory / names[2]).read_text(encoding="utf-8") == config:
+        return []
+    if written:
+        raise SettingsError(
+            str(directory),
+            [f"found {written[0]}, and nothing is overwritten: move {new.name}'s files away"],
+        )
+    try:
+        authority = Certificate(
+            (directory / "ca.crt").read_text(encoding="ascii"),
+            (directory / "ca.key").read_text(encoding="ascii"),
+        )
+        certificate = issue(authority, new.name, new.host, now)
+        files = [
+            PoolFile(names[0], certificate.cert),
+            PoolFile(names[1], certificate.key, 0o600),
+            PoolFile(names[2], config),
+        ]
+        (directory / _data_dir(new)).mkdir(parents=True, mode=0o700, exist_ok=True)
+        for file in files:
+            write_new(directory / file.name, file.text, file.mode)
+    except (OSError, ValueError) as fault:
+        reason = f"{fault.filename}: {fault.strerror}" if isinstance(fault, OSError) else str(fault)
+        raise SettingsError(
+            str(directory),
+            [f"{reason}; expected what `licraft init` wrote, with ca.crt and ca.key"],
+        ) from fault
+    return files
+
+
 def write_new(path: Path, text: str, mode: int = 0o644) -> None:
     """Create `path` with `mode` from its first moment; OSError if it exists."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -154,21 +213,29 @@ def write_new(path: Path, text: str, mode: int = 0o644) -> None:
 
 def config_text(plan: PoolPlan, server: PlannedServer) -> str:
     """The annotated configuration of one server of the pool."""
-    width = max(len(_quoted(entry.name)) for entry in plan.servers) + 1
+    entries = tuple(Address(entry.name, entry.api_url, entry.peer) for entry in plan.servers)
+    return _config(plan.pool, server, entries, tokens=plan.tokens, join=False)
+
+
+def _config(
+    pool: str, server: PlannedServer, entries: tuple[Address, ...], *, tokens: bool, join: bool
+) -> str:
+    width = max(len(_quoted(entry.name)) for entry in entries) + 1
     servers = "\n".join(
-        f"  - {{name: {_quoted(entry.name) + ',':<{width}} api: {_quoted(entry.api_url)},"
-        f" peer: {_quoted(joined(entry.host, entry.peer_port))}}}"
-        for entry in plan.servers
+        f"  - {{name: {_quoted(entry.name) + ',':<{width}} api: {_quoted(entry.api)},"
+        f" peer: {_quoted(entry.peer)}}}"
+        for entry in entries
     )
     return _CONFIG.format(
-        pool=_quoted(plan.pool),
+        pool=_quoted(pool),
         server=_quoted(server.name),
+        join=_JOIN if join else "",
         name=server.name,
         data_dir=_data_dir(server),
         api_listen=_quoted(server.listener(server.api_port)),
         servers=servers,
         peer_listen=_quoted(server.listener(server.peer_port)),
-        tokens=_TOKENS if plan.tokens else _NO_TOKENS,
+        tokens=_TOKENS if tokens else _NO_TOKENS,
     )
 
 
@@ -181,6 +248,12 @@ def _quoted(text: str) -> str:
     plain = "[" not in text and read_yaml(text) == text
     return text if plain else f'"{text}"'
 
+
+_JOIN = """\
+
+# This server joins a pool that exists; without it, it would help to form a new one.
+join: true
+"""
 
 _TOKENS = """\
 # Access tokens: whoever holds `admin` may change the pool, `client` may use licenses.
@@ -198,7 +271,7 @@ _CONFIG = """\
 
 pool: {pool}
 server: {server}
-
+{join}
 # What this server must remember: the replicated log and its record of what it
 # granted. Never share it between servers, never restore it from a backup.
 data_dir: {data_dir}
@@ -208,7 +281,8 @@ data_dir: {data_dir}
 api: {{listen: {api_listen}}}
 
 # All servers of the pool, the same list in every configuration. The order is the
-# leader priority: the first server that is up and current leads.
+# leader priority: the first server that is up and current leads. Once the pool is formed
+# its own list counts, which `licraft server add` and `remove` change.
 servers:
 {servers}
 

@@ -68,7 +68,8 @@ class ServerAddress:
 class Settings:
     """One server's configuration, checked and ready for use; times are seconds.
 
-    `servers` is in leader priority order. `tokens` is None for `tokens: none`,
+    `servers` is in leader priority order, and counts until the pool is formed: then its own
+    list does. A server that is to `join` a pool forms none. `tokens` is None for `tokens: none`,
     which only loopback listeners may say. `api_*` and `peer_*` are where this
     server listens; `servers` says where others find it.
     """
@@ -93,6 +94,7 @@ class Settings:
     leader_handback: bool
     log_format: Literal["json", "text"]
     log_level: Literal["debug", "info", "warning", "error"]
+    join: bool = False
 
     @property
     def address(self) -> ServerAddress:
@@ -209,6 +211,7 @@ def _settings(file: ConfigFile, folder: Path) -> Settings:
     return Settings(
         pool=file.pool,
         server=file.server,
+        join=file.join,
         servers=tuple(ServerAddress(entry.name, entry.api, entry.peer) for entry in file.servers),
         data_dir=folder / file.data_dir,
         api_host=file.api.listen[0],

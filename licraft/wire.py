@@ -139,7 +139,7 @@ class Problem(Struct, omit_defaults=True):
     servers: ServerList | None = None
 
 
-class ServerView(Struct):
+class ServerView(Struct, omit_defaults=True):
     """One server, as `GET /v1/pool` tells it; `lease_remaining` is null for other servers."""
 
     name: str
@@ -150,6 +150,7 @@ class ServerView(Struct):
     lease_remaining: float | None
     in_use: int
     allocated: int
+    peer: str = ""
 
 
 class LicenseView(Struct):
@@ -164,7 +165,9 @@ class PoolView(Struct):
 
     pool: str
     server: str
-    state: str  # this server: serving | recovering | no_quorum | draining | starting
+    # This server: serving | recovering | no_quorum | draining | starting, or joining | removing
+    # | removed, or refused by the others.
+    state: str
     leader: str | None
     term: int
     applied_index: int
@@ -270,6 +273,25 @@ class LeaderRequest(Struct, forbid_unknown_fields=True):
     """`POST /v1/leader`: the server that is to lead."""
 
     server: Name
+
+
+ServerName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)")]
+
+
+class ServerRequest(Struct, forbid_unknown_fields=True):
+    """`POST /v1/servers`: a server that is to join, its API's URL, its peers' `host:port`."""
+
+    name: ServerName
+    api: Annotated[str, Meta(max_length=300, pattern=r"^https?://[^\s/@]+$(?!\n)")]
+    peer: Annotated[str, Meta(max_length=300, pattern=r"^[^\s/@]+:[0-9]{1,5}$(?!\n)")]
+
+
+class ServerAnswer(Struct):
+    """A server that joins or leaves: its state now, and the log index of the last change."""
+
+    name: str
+    state: str  # joining | removing | removed, or the state that it has had already
+    index: int
 
 
 class LeaderAnswer(Struct):

@@ -42,6 +42,9 @@ from licraft.wire import (
     PoolView,
     Problem,
     Readiness,
+    ServerAnswer,
+    ServerName,
+    ServerRequest,
 )
 
 log = logging.getLogger(__name__)
@@ -250,6 +253,14 @@ async def _lead(service: LicenseService, body: LeaderRequest, _: Params) -> Answ
     return 200, await service.lead(body.server)
 
 
+async def _add_server(service: LicenseService, body: ServerRequest, _: Params) -> Answer:
+    return 200, await service.add_server(body)
+
+
+async def _remove_server(service: LicenseService, _: None, params: Params) -> Answer:
+    return 200, await service.remove_server(params["server"])
+
+
 def _healthz(_: LicenseService, __: None, ___: Params) -> Answer:
     return 200, Health()
 
@@ -303,6 +314,7 @@ CHECKIN = Call(
 CLIENT_CALLS = (CHECKOUT, HEARTBEAT, CHECKIN)
 
 _FEATURE = Parameter("name", "path", Name, "The feature's name", "cad")
+_SERVER = Parameter("server", "path", ServerName, "The server's name", "delta")
 _ID = Parameter("id", "path", AuthorizationId, "The authorization's id", "alpha-1-42")
 
 CALLS: tuple[Call, ...] = (
@@ -404,6 +416,36 @@ CALLS: tuple[Call, ...] = (
             429: (Code.OVERLOADED,),
             503: (Code.NO_QUORUM, Code.OUTCOME_UNKNOWN),
         },
+    ),
+    Call(
+        name="add_server",
+        method="POST",
+        path="/v1/servers",
+        access=Access.ADMIN,
+        summary="Have a server join the pool; it counts once it runs and has caught up",
+        run=_add_server,
+        request=ServerRequest,
+        answers={200: ServerAnswer},
+        problems={
+            403: (Code.LIMIT_REACHED,),
+            409: (Code.INVALID_REQUEST,),
+            503: (Code.NO_QUORUM, Code.DRAINING, Code.OUTCOME_UNKNOWN),
+        },
+    ),
+    Call(
+        name="remove_server",
+        method="DELETE",
+        path="/v1/servers/{server}",
+        access=Access.ADMIN,
+        summary="Have a server leave the pool; its seats stay its clients' for their time to live",
+        run=_remove_server,
+        answers={200: ServerAnswer},
+        problems={
+            404: (Code.NOT_FOUND,),
+            409: (Code.INVALID_REQUEST,),
+            503: (Code.NO_QUORUM, Code.DRAINING, Code.OUTCOME_UNKNOWN),
+        },
+        parameters=(_SERVER,),
     ),
     Call(
         name="healthz",

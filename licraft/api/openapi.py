@@ -116,6 +116,8 @@ EXAMPLES: dict[str, Any] = {
     "Installed": {"sequence": 7, "index": 812},
     "LeaderRequest": {"server": "beta"},
     "LeaderAnswer": {"leader": "beta", "term": 4, "index": 813},
+    "ServerRequest": {"name": "delta", "api": "http://delta:7700", "peer": "delta:7800"},
+    "ServerAnswer": {"name": "delta", "state": "joining", "index": 814},
     "Health": {"alive": True},
     "Readiness": {"ready": True, "state": "serving", "detail": ""},
 }

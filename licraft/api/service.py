@@ -26,6 +26,8 @@ from licraft.wire import (
     PoolView,
     Problem,
     Readiness,
+    ServerAnswer,
+    ServerRequest,
 )
 
 CheckoutResult = tuple[int, Authorization | Problem]
@@ -86,6 +88,14 @@ class LicenseService(Protocol):
 
     async def lead(self, server: str) -> LeaderAnswer | Problem:
         """Hand leadership to `server`, and wait until it leads."""
+        ...
+
+    async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:
+        """Have a server join the pool: it counts once it runs and has caught up."""
+        ...
+
+    async def remove_server(self, name: str) -> ServerAnswer | Problem:
+        """Have a server leave the pool: it is gone once nobody relies on its seats."""
         ...
 
     def readiness(self) -> Readiness:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exec": ("licraft.cli.hold:exec_", "Run a command while holding seats."),
     "license": ("licraft.cli.license:license_", "The redundant license file."),
     "leader": ("licraft.cli.leader:leader", "Who leads the pool."),
+    "server": ("licraft.cli.server:server", "Add servers to the pool, and remove them."),
     "vendor": ("licraft.cli.vendor:vendor", "Make keys, codes and license files (vendor)."),
     "init": ("licraft.cli.init:init", "Write the configuration of a new pool."),
     "run": ("licraft.cli.run:run", "Run one license server in the foreground."),

@@ -46,6 +46,8 @@ from licraft.wire import (
     LeaderRequest,
     LicenseDocument,
     PoolView,
+    ServerAnswer,
+    ServerRequest,
 )
 
 log = logging.getLogger("licraft.client")
@@ -283,6 +285,19 @@ class AsyncClient:
         """Hand leadership to `server`, and wait until it leads; needs the admin token."""
         content = msgspec.json.encode(LeaderRequest(server))
         return await self._call("POST", "/v1/leader", LeaderAnswer, content, changes=True)
+
+    async def add_server(self, name: str, api: str, peer: str) -> ServerAnswer:
+        """Have the server `name` join the pool; needs the admin token.
+
+        `api` is its URL, `peer` the `host:port` where the other servers reach it.
+        """
+        content = msgspec.json.encode(ServerRequest(name, api, peer))
+        return await self._call("POST", "/v1/servers", ServerAnswer, content, changes=True)
+
+    async def remove_server(self, name: str) -> ServerAnswer:
+        """Have the server `name` leave the pool; needs the admin token."""
+        path = f"/v1/servers/{quote(name, safe='')}"
+        return await self._call("DELETE", path, ServerAnswer, changes=True)
 
     async def remove(self, id: str) -> None:
         """End an authorization, whoever holds it; needs the admin token."""

@@ -32,6 +32,7 @@ from licraft.wire import (
     LeaderAnswer,
     LicenseDocument,
     PoolView,
+    ServerAnswer,
 )
 
 log = logging.getLogger("licraft.client")
@@ -217,6 +218,17 @@ class Client:
     def lead(self, server: str) -> LeaderAnswer:
         """Hand leadership to `server`, and wait until it leads; needs the admin token."""
         return self._call(lambda client: client.lead(server))
+
+    def add_server(self, name: str, api: str, peer: str) -> ServerAnswer:
+        """Have the server `name` join the pool; needs the admin token.
+
+        `api` is its URL, `peer` the `host:port` where the other servers reach it.
+        """
+        return self._call(lambda client: client.add_server(name, api, peer))
+
+    def remove_server(self, name: str) -> ServerAnswer:
+        """Have the server `name` leave the pool; needs the admin token."""
+        return self._call(lambda client: client.remove_server(name))
 
     def remove(self, id: str) -> None:
         """End an authorization, whoever holds it; needs the admin token."""

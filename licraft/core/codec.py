@@ -35,6 +35,10 @@ class CodecError(ValueError):
     """These bytes are not what this or an earlier version of licraft writes."""
 
 
+class TooNew(CodecError):
+    """These bytes are of a version that this licraft does not know."""
+
+
 def encode_entry(entry: Entry, version: int) -> bytes:
     """An entry as bytes of a version; raises ValueError if a command is not in that version."""
     for command in entry.commands:
@@ -96,8 +100,10 @@ def _dump(value: Any, version: int) -> bytes:
 def _load(data: bytes) -> tuple[int, Any]:
     """The version and what follows it."""
     version = data[0] if data else 0
-    if not 1 <= version <= versions.KNOWN:
-        raise CodecError(f"written in version {version}, this licraft knows 1 to {versions.KNOWN}")
+    if version == 0:
+        raise CodecError("no version")
+    if version > versions.KNOWN:
+        raise TooNew(f"written in version {version}, this licraft knows 1 to {versions.KNOWN}")
     return version, json.loads(data[1:])
 
 

@@ -12,7 +12,7 @@ from pysyncobj import SyncObj
 from pysyncobj.node import Node
 
 from licraft.replication.journal import DurableJournal
-from licraft.replication.library import FOLLOWER
+from licraft.replication.library import FOLLOWER, Guard
 from licraft.replication.messages import Message
 
 LeaderCheck = Callable[[str, Callable[[int | None], None]], None]
@@ -25,8 +25,11 @@ class Candidate(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     _journal: DurableJournal
     _clock: Callable[[], float]
     _rng: random.Random
+    _guards: frozenset[Guard]
+    _server: str
     _rank: int
     _size: int
+    _votes: bool
     _min_timeout_s: float
     _max_timeout_s: float
     _heard_at: float
@@ -50,7 +53,7 @@ class Candidate(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     def _election_timeout_s(self) -> float:
         """Random within this rank's slot of the range, so that the highest usually stands first."""
-        if self._size == 1:
+        if self._size == 1 and self._votes:
             return 0.0
         slot = (self._max_timeout_s - self._min_timeout_s) / self._size
         return self._min_timeout_s + slot * (self._rank + 0.6 * self._rng.random())
@@ -59,11 +62,21 @@ class Candidate(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         """Whether PySyncObj would start an election in this tick without having asked."""
         return bool(
             self._size > 1
+            and self._may_stand()
             and not self._isLeader()
             and not self._pre_vote_won
             and not self._SyncObj__transferInProgress
             and self._SyncObj__raftElectionDeadline < self._clock()
         )
+
+    def _may_stand(self) -> bool:
+        """Whether this server may be elected: it counts, and knows by whom it is counted (M2)."""
+        known = self.raftLastApplied >= self.raftCommitIndex
+        return self._votes and (known or Guard.APPLIED_BEFORE_STANDING not in self._guards)
+
+    def _SyncObj__connectedToAnyone(self) -> bool:
+        """The last thing that PySyncObj asks before it starts an election."""
+        return self._may_stand() and bool(super()._SyncObj__connectedToAnyone())
 
     def _start_pre_vote(self) -> None:
         """Ask whether an election would be won, before it costs anyone a term."""
@@ -134,6 +147,8 @@ class Candidate(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
             return
         if message["round"] != self._round or not message["granted"] or self._isLeader():
             return
+        if node not in self._SyncObj__otherNodes:
+            return
         self._pre_votes.add(node)
         self._stand_if_wanted()
 
@@ -157,7 +172,9 @@ class Candidate(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
             self._stand_now()
 
     def _first_vote(self, node: Node, term: int) -> bool:
-        """Whether this is the first vote of a server in a term: PySyncObj counts messages."""
+        """Whether this is the first vote of a voter in a term: PySyncObj counts messages."""
+        if node not in self._SyncObj__otherNodes:
+            return False
         if self._voters[0] != term:
             self._voters = (term, set())
         if node in self._voters[1]:

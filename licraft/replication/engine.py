@@ -6,8 +6,8 @@ must be able to take its place, and `local_engine` does in unit tests.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 MAX_COMMAND_BYTES = 4 * 1024 * 1024
@@ -37,6 +37,41 @@ class StateMachine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Members:
+    """Who takes part since log index `index`: names -> peer addresses, `host:port`.
+
+    `voters` count in majorities, and are in order of leader priority; `learners` get the log
+    and count nowhere: they are joining or leaving.
+    """
+
+    index: int
+    voters: Mapping[str, str]
+    learners: Mapping[str, str]
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Every server's peer address."""
+        return {**self.voters, **self.learners}
+
+
+class Roster(Protocol):
+    """The part of the replicated state that says who takes part; a function of the log."""
+
+    @property
+    def members_index(self) -> int:
+        """Log index of the last change of members; 0 before the first."""
+        ...
+
+    def members(self) -> Members | None:
+        """Who takes part, or None while the log has not said: then a configuration counts."""
+        ...
+
+    def voters_after(self, command: bytes) -> frozenset[str] | None:
+        """The voters if `command` were applied now; None if it is not a change of members."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatus:
     """The engine as this server sees it: hints, not proofs; leases decide what may be done."""
 
@@ -47,6 +82,10 @@ class EngineStatus:
     applied_index: int
     leads: bool  # this server is the leader and has applied an entry of its own term
     connected: frozenset[str]  # the other servers with a live peer connection
+    caught_up: frozenset[str] = frozenset()  # learners with nearly the whole log, at the leader
+    # When the certificates expire that are known here, by server, in seconds since 1970.
+    certificate_ends_s: Mapping[str, float] = field(default_factory=dict)
+    turned_away: str = ""  # why another server refuses this one, if one does and none is there
 
 
 class Engine(Protocol):
@@ -59,6 +98,15 @@ class Engine(Protocol):
         when that cannot be known within `timeout_s`. At most MAX_COMMAND_BYTES.
         """
         ...
+
+    async def change_members(self, command: bytes, timeout_s: float) -> object:
+        """Commit a command that changes the members, as `propose` does; one at a time.
+
+        Raises NotExecuted also while another change is under way, when no majority of the
+        servers that would remain is there, and when the leader hands over first since it is
+        to be removed: try again.
+        """
+        return await self.propose(command, timeout_s)
 
     async def ask(self, server: str, body: bytes, timeout_s: float) -> bytes:
         """Ask one other server's `AskHandler`, outside the log; raises PeerUnreachable."""

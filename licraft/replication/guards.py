@@ -20,7 +20,8 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from licraft.errors import InvariantBroken
-from licraft.replication.elections import Candidate, LeaderCheck
+from licraft.replication.elections import LeaderCheck
+from licraft.replication.engine import Members, Roster
 from licraft.replication.journal import DurableJournal
 from licraft.replication.library import (
     ALL_GUARDS,
@@ -31,13 +32,14 @@ from licraft.replication.library import (
     use_clock,
 )
 from licraft.replication.machine import ReplicatedMachine
-from licraft.replication.messages import NO_OP, REGULAR, Entry, Message, Piece
+from licraft.replication.membership import Membership
+from licraft.replication.messages import CHANGE, NO_OP, REGULAR, Entry, Message, Piece
 from licraft.replication.snapshot import SnapshotStore
 
-SNAPSHOT_WINDOW_BYTES = 4 * 1024 * 1024
+WINDOW_BYTES = 4 * 1024 * 1024
 
 
-class GuardedSyncObj(Candidate):
+class GuardedSyncObj(Membership):
     """One member of the pool: a SyncObj whose node ids are server names."""
 
     def __init__(
@@ -55,8 +57,14 @@ class GuardedSyncObj(Candidate):
         pending_bytes: Callable[[str], int] = lambda server: 0,
         check_leader: LeaderCheck | None = None,
         guards: frozenset[Guard] = ALL_GUARDS,
+        roster: Roster | None = None,
+        on_members: Callable[[Members], None] = lambda members: None,
     ) -> None:
-        """Build the member; `members` are in order of leader priority, `server` among them."""
+        """Build the member; `members` are the voters, in order of leader priority.
+
+        They count until the `roster` knows better, which `on_members` is then told. A
+        `server` that is not among them is to join.
+        """
         check_library()
         use_clock(clock)
         self._journal = journal
@@ -65,8 +73,11 @@ class GuardedSyncObj(Candidate):
         self._rng = rng
         self._pending_bytes = pending_bytes
         self._guards = guards
-        self._rank = list(members).index(server)
-        self._size = len(members)
+        self._server = server
+        self._roster = roster
+        self._on_members = on_members
+        self._fallback_s: float = conf.leaderFallbackTimeout
+        self._count_by(Members(0, dict(members), {}))
         self._min_timeout_s: float = conf.raftMinTimeout
         self._max_timeout_s: float = conf.raftMaxTimeout
         self._answering = 0
@@ -107,6 +118,14 @@ class GuardedSyncObj(Candidate):
         noop = self._SyncObj__noopIDx
         return bool(self._isLeader() and noop is not None and self.raftLastApplied >= noop)
 
+    @property
+    def rest_s(self) -> float:
+        """How long nothing is due by the clock: no message of a leader, no election."""
+        due = self._SyncObj__raftElectionDeadline
+        if self._isLeader():
+            due = self._SyncObj__newAppendEntriesTime
+        return float(due - self._clock())
+
     def caught_up(self, server: str) -> bool:
         """Whether a follower's log is known to be as long as this leader's."""
         matched: int = self._SyncObj__raftMatchIndex.get(Node(server), 0)
@@ -116,9 +135,11 @@ class GuardedSyncObj(Candidate):
         """Tell a follower that has the whole log to stand at once (Raft's TimeoutNow)."""
         self.transferLeadership(Node(server))
 
-    def submit(self, command: bytes, callback: Callable[[object, int], None]) -> None:
+    def submit(
+        self, command: bytes, callback: Callable[[object, int], None], kind: int = REGULAR
+    ) -> None:
         """Queue a state machine command: its bytes after a type byte, never pickled."""
-        self._applyCommand(command, callback, REGULAR)
+        self._applyCommand(command, callback, kind)
 
     def forget(self, finished: Callable[[Any], bool]) -> None:
         """Drop the callbacks that nobody waits for any more: PySyncObj keeps some for ever."""
@@ -160,10 +181,14 @@ class GuardedSyncObj(Candidate):
     def _SyncObj__doApplyCommand(self, command: bytes) -> object:
         """Hand a command's bytes to the one replicated method; nothing is unpickled."""
         kind = command[0]
-        if kind == REGULAR:
-            return self._idToMethod[0](command[1:], _doApply=True)
+        if kind in (REGULAR, CHANGE):
+            result: object = self._idToMethod[0](command[1:], _doApply=True)
+            # Any command may have formed the pool, which says who its members are.
+            if self._roster is not None and self._roster.members_index != self._members.index:
+                self._adopt_members()
+            return result
         if kind != NO_OP:
-            # Membership and version entries are pickles: no server of ours proposes one.
+            # PySyncObj's own entries are pickles: no server of ours proposes one.
             raise InvariantBroken(f"log entry {self.raftLastApplied + 1} has type {kind}")
         return None
 
@@ -181,6 +206,8 @@ class GuardedSyncObj(Candidate):
             message["seq"] = self._sent[node] = self._sent.get(node, 0) + 1
             if "serialized" in message:
                 self._pace_snapshot(node, message["serialized"])
+            elif message["entries"]:
+                self._pace_entries(node, message)
         elif kind == "next_node_idx":
             message["term"] = self.raftCurrentTerm
             message["seq"] = self._answering
@@ -190,9 +217,24 @@ class GuardedSyncObj(Candidate):
         """Pause a snapshot while the follower's connection holds a window of it already."""
         if piece is not None and piece.last:
             return  # The inherited loop must go on to set the follower's next index.
-        if piece is None or self._pending_bytes(node.id) > SNAPSHOT_WINDOW_BYTES:
-            self._SyncObj__connectedNodes.discard(node)
-            self._paused.add(node)
+        if piece is None or self._pending_bytes(node.id) > WINDOW_BYTES:
+            self._pause(node)
+
+    def _pace_entries(self, node: Node, message: Message) -> None:
+        """Send a heartbeat instead while the follower's connection holds a window of entries.
+
+        PySyncObj hands over the whole rest of the log at once; where that is more than a
+        connection may hold, it would end each new one before anything of it arrived.
+        """
+        if self._pending_bytes(node.id) > WINDOW_BYTES:
+            message["entries"] = []
+            self._SyncObj__raftNextIndex[node] = message["prevLogIdx"] + 1
+            self._pause(node)
+
+    def _pause(self, node: Node) -> None:
+        """Leave the inherited loop over what this follower lacks, for this time."""
+        self._SyncObj__connectedNodes.discard(node)
+        self._paused.add(node)
 
     # Messages.
 
@@ -207,6 +249,8 @@ class GuardedSyncObj(Candidate):
             self._answer_pre_vote(node, message)
         elif kind == "pre_vote_answer":
             self._count_pre_vote(node, message)
+        elif kind == "timeout_now" and not self._votes:
+            pass  # It would wait for its own election for ever.
         elif kind != "response_vote" or self._first_vote(node, message["term"]):
             super()._SyncObj__onMessageReceived(node, message)
 
@@ -307,6 +351,8 @@ class GuardedSyncObj(Candidate):
             return
         if not self._isLeader() or message["next_node_idx"] > self.end_index + 1:
             return
+        if node not in self._SyncObj__raftNextIndex:
+            return  # It was a member.
         reset = message["reset"]
         if reset and Guard.FRESH_RESET in self._guards:
             # A reset answers one message; others that were already on their way when it came
@@ -357,8 +403,17 @@ class GuardedSyncObj(Candidate):
         self._SyncObj__raftCommitIndex = commit
         self._journal.setRaftCommitIndex(commit)
         self._SyncObj__lastSerializedEntry = current.previous[1]
+        self._adopt_members()
 
-    # Connections.
+    # Connections and members.
+
+    def _forget_node(self, node: Node) -> None:
+        """Forget what was sent to a server that is gone."""
+        super()._forget_node(node)
+        self._sent.pop(node, None)
+        self._reset_floor.pop(node, None)
+        self._paused.discard(node)
+        self._snapshots.cancelTransmisstion(node)
 
     def _SyncObj__onNodeConnected(self, node: Node) -> None:
         """A new connection starts a snapshot from its beginning (S8)."""

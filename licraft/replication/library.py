@@ -57,6 +57,7 @@ ATTRIBUTES = (
     "_SyncObj__connectedNodes",
     "_SyncObj__lastResponseTime",
     "_SyncObj__lastSerializedEntry",
+    "_SyncObj__newAppendEntriesTime",
     "_SyncObj__noopIDx",
     "_SyncObj__otherNodes",
     "_SyncObj__raftCommitIndex",

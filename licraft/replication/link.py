@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
-from typing import Protocol, cast
+from functools import cached_property
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -28,8 +30,13 @@ PROTOCOL_VERSION = 1
 MAX_HELLO_BYTES = 1024
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 MAX_ASKS = 256
+MAX_FRAMES_A_TURN = 256
+MAX_BYTES_A_TURN = 1024 * 1024
+COMPLAINT_S = 10.0
 
-HELLO, RAFT, ASK, ANSWER, ANSWER_ERROR, PING = range(6)
+MAX_REASON_BYTES = 500
+
+HELLO, RAFT, ASK, ANSWER, ANSWER_ERROR, PING, MEMBERS, REFUSED = range(8)
 _PREFIX_BYTES = 4
 _ASK_ID_BYTES = 8
 
@@ -39,7 +46,6 @@ class Hub(Protocol):
 
     pool: str
     server: str
-    members_digest: str
     clock: Callable[[], float]
     on_ask: AskHandler
 
@@ -58,8 +64,25 @@ class Hub(Protocol):
         """Called after frames arrived, or when some wait to leave."""
         ...
 
+    @property
+    def founders(self) -> str:
+        """A digest of the servers of which this one would form a pool; empty if there is one."""
+        ...
+
+    def knows(self, server: str) -> bool:
+        """Whether a server is in the pool, by the newest word that this one has of it."""
+        ...
+
     def expects(self, server: str, *, check: bool) -> bool:
-        """Whether a server may connect to this one, to stay or only to check it."""
+        """Whether it is for that server to connect to this one, to stay or only to check it."""
+        ...
+
+    def hear_members(self, server: str, index: int, entries: list[tuple[str, str]]) -> None:
+        """Another server tells whom it knows; raises ValueError if that is malformed."""
+        ...
+
+    def link_refused(self, server: str, reason: str) -> None:
+        """Another server does not let this one in."""
         ...
 
     def stranger_came(self, link: Link) -> None:
@@ -82,21 +105,22 @@ class Hub(Protocol):
 class _Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Who speaks, to whom, in which pool and protocol.
 
-    `members` is a digest of the names of all servers: two that count majorities of
-    different pools must not talk. With `check` the one that dials wants only this answer:
+    `founders` is a digest of the names of all servers while there is no pool yet: two that
+    would form different ones must not talk. With `check` the one that dials wants only this answer:
     `leading` is the term that the other leads, if it does (R22).
     """
 
     version: int
     pool: str
     server: str
-    members: str
+    founders: str
     to: str
     check: bool
     leading: int | None
 
 
 _hello_decoder = msgspec.msgpack.Decoder(_Hello)
+_members_decoder = msgspec.msgpack.Decoder(tuple[int, list[tuple[str, str]]])
 
 
 class Link(asyncio.Protocol):
@@ -109,6 +133,9 @@ class Link(asyncio.Protocol):
         self._check = check
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
+        self._resting = False
+        self._unrested_bytes = 0
+        self._complains_at = 0.0
         # Raft's frames are kept until their turn is sealed, and leave once it is durable.
         self._kept: list[bytes] = []
         self._sealed: list[bytes] = []
@@ -135,14 +162,25 @@ class Link(asyncio.Protocol):
             self._say_hello(self._dialed)
 
     def data_received(self, data: bytes) -> None:
-        """Take whole frames out of what has arrived."""
+        """Keep what has arrived, and take the frames out of it, now or in the next turn."""
         if self.closed:
             return
         self.received_at = self._hub.clock()
+        self._buffer += data
+        self._unrested_bytes += len(data)
+        if not self._resting:
+            self._take_frames()
+
+    def _take_frames(self) -> None:
+        """Take whole frames out of what has arrived, so many in one turn of the loop.
+
+        The loop serves all peers and clients: one that says more must not keep it.
+        """
+        if self.closed:
+            return
         buffer = self._buffer
-        buffer += data
-        position = 0
-        while len(buffer) - position > _PREFIX_BYTES:
+        position = taken = 0
+        while taken < MAX_FRAMES_A_TURN and len(buffer) - position > _PREFIX_BYTES:
             start = position + _PREFIX_BYTES
             length = int.from_bytes(buffer[position:start], "big")
             if not 1 <= length <= (MAX_FRAME_BYTES if self.server else MAX_HELLO_BYTES):
@@ -152,11 +190,24 @@ class Link(asyncio.Protocol):
             if end > len(buffer):
                 break
             position = end
-            self._frame(buffer[start], bytes(buffer[start + 1 : end]))
+            taken += 1
+            self._frame(buffer[start], bytes(memoryview(buffer)[start + 1 : end]))
             if self.is_closed():
                 return
         del buffer[:position]
+        self._rest(taken == MAX_FRAMES_A_TURN or self._unrested_bytes > MAX_BYTES_A_TURN)
         self._hub.on_activity()
+
+    def _rest(self, more: bool) -> None:
+        """Read nothing new before the next turn, if there may be more than fits in this one."""
+        if more:
+            self._unrested_bytes = 0
+        transport = self._transport
+        if transport is not None and more != self._resting and not transport.is_closing():
+            (transport.pause_reading if more else transport.resume_reading)()
+        self._resting = more
+        if more:
+            self._loop.call_soon(self._take_frames)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever closed it."""
@@ -212,12 +263,23 @@ class Link(asyncio.Protocol):
         buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return buffered + self._unsent_bytes
 
-    def close(self, reason: str) -> None:
-        """Stop delivering at once, fail what is asked over it, and say so once."""
+    def turn_away(self, reason: str) -> None:
+        """Tell the peer why it may not be here, and close."""
+        self.send(REFUSED, reason.encode()[:MAX_REASON_BYTES])
+        self.flush()
+        self.close(reason, politely=True)
+
+    def close(self, reason: str, *, politely: bool = False) -> None:
+        """Stop delivering at once, fail what is asked over it, and say so once.
+
+        `politely` lets leave what the operating system was given already.
+        """
         if self.closed:
             return
         self.closed = True
-        if self._transport is not None:
+        if self._transport is not None and politely:
+            self._transport.close()
+        elif self._transport is not None:
             self._transport.abort()
         self._buffer.clear()
         for frames in (self._kept, self._sealed, self._unsent):
@@ -237,6 +299,8 @@ class Link(asyncio.Protocol):
         if self.server is None:
             if kind == HELLO:
                 self._hear_hello(body)
+            elif kind == REFUSED and self._dialed is not None and self._is_certified(self._dialed):
+                self._hear_refusal(self._dialed, body)
             else:
                 self.close("it did not say hello")
         elif kind == RAFT:
@@ -250,6 +314,10 @@ class Link(asyncio.Protocol):
             self._hear_ask(body)
         elif kind in (ANSWER, ANSWER_ERROR):
             self._hear_answer(kind, body)
+        elif kind == MEMBERS:
+            self._hear_members(self.server, body)
+        elif kind == REFUSED:
+            self._hear_refusal(self.server, body)
         elif kind != PING:
             self.close(f"it sent a frame of unknown kind {kind}")
 
@@ -260,7 +328,7 @@ class Link(asyncio.Protocol):
             PROTOCOL_VERSION,
             hub.pool,
             hub.server,
-            hub.members_digest,
+            hub.founders,
             to,
             self._check,
             hub.leading_term,
@@ -278,6 +346,10 @@ class Link(asyncio.Protocol):
         fault = self._fault_of(hello)
         if fault is not None:
             self.close(fault)
+            return
+        refusal = self._refusal_of(hello)
+        if refusal is not None:
+            self.turn_away(refusal)
             return
         self._check = hello.check
         if self._dialed is None:
@@ -303,25 +375,62 @@ class Link(asyncio.Protocol):
             return f"it speaks protocol {hello.version}, not {PROTOCOL_VERSION}"
         if hello.pool != hub.pool or hello.to != hub.server:
             return f"it wants {hello.to!r} of pool {hello.pool!r}"
-        if hello.members != hub.members_digest:
-            return f"the list of servers that {hello.server!r} has is not this server's"
         if self._dialed is not None and hello.server != self._dialed:
             return f"it is {hello.server!r}, not {self._dialed!r}"
-        if self._dialed is None and not hub.expects(hello.server, check=hello.check):
-            return f"{hello.server!r} is no server of the pool that dials this one"
         if self._dialed is not None and hello.check != self._check:
             return "it answers another purpose"
-        if hub.secure and hello.server not in self._certified_names():
+        if not self._is_certified(hello.server):
             return f"its certificate is not for {hello.server!r}"
         return None
 
+    def _refusal_of(self, hello: _Hello) -> str | None:
+        """Why a peer that is whom it says may not be here, or None."""
+        hub = self._hub
+        if hello.founders and hub.founders and hello.founders != hub.founders:
+            return f"the list of servers that {hello.server!r} has is not {hub.server!r}'s"
+        if not hub.knows(hello.server):
+            return f"{hello.server!r} is no server of the pool, by what {hub.server!r} knows"
+        if self._dialed is None and not hub.expects(hello.server, check=hello.check):
+            return f"{hello.server!r} is not the one that dials {hub.server!r}"
+        return None
+
+    def _is_certified(self, server: str) -> bool:
+        """Whether the peer has shown that it is `server`, where that has to be shown."""
+        return not self._hub.secure or server in self._certified_names()
+
+    def tell_members(self, index: int, entries: list[tuple[str, str]]) -> None:
+        """Tell the peer whom this server knows."""
+        self.send(MEMBERS, msgspec.msgpack.encode((index, entries)))
+
+    def _hear_members(self, server: str, body: bytes) -> None:
+        """Hear whom a peer knows."""
+        try:
+            index, entries = _members_decoder.decode(body)
+            self._hub.hear_members(server, index, entries)
+        except (ValueError, UnicodeDecodeError) as fault:
+            self.close(f"its list of servers is malformed: {fault}")
+
+    def _hear_refusal(self, server: str, body: bytes) -> None:
+        """A peer does not let this server in."""
+        reason = body[:MAX_REASON_BYTES].decode("utf-8", "replace")
+        self._hub.link_refused(server, reason)
+        self.close(f"{server} refuses this server: {reason}")
+
+    @cached_property
+    def certificate_ends_s(self) -> float | None:
+        """When the peer's certificate expires, in seconds since 1970; None without one."""
+        ends = self._certificate().get("notAfter")
+        return ssl.cert_time_to_seconds(ends) if ends else None
+
     def _certified_names(self) -> frozenset[str]:
-        """The DNS names of the peer's certificate, which the TLS handshake has verified."""
-        assert self._transport is not None
-        session = self._transport.get_extra_info("ssl_object")
-        certificate = session.getpeercert() if session is not None else None
-        names = (certificate or {}).get("subjectAltName", ())
+        """The DNS names of the peer's certificate."""
+        names = self._certificate().get("subjectAltName", ())
         return frozenset(name for kind, name in names if kind == "DNS")
+
+    def _certificate(self) -> dict[str, Any]:
+        """The peer's certificate, which the TLS handshake has verified; empty without TLS."""
+        session = self._transport and self._transport.get_extra_info("ssl_object")
+        return (session.getpeercert() or {}) if session else {}
 
     # Questions.
 
@@ -363,11 +472,18 @@ class Link(asyncio.Protocol):
             answer = await self._hub.on_ask(self.server, body)
             if len(answer) > MAX_FRAME_BYTES // 2:
                 raise ValueError(f"the answer has {len(answer)} bytes")
-        except Exception as fault:  # Whatever the handler raises is the asker's PeerUnreachable.
-            log.warning("could not answer a question of %s", self.server, exc_info=True)
+        except Exception as fault:  # noqa: BLE001  # Any kind is the asker's PeerUnreachable.
+            self._complain()
             kind, answer = ANSWER_ERROR, type(fault).__name__.encode()
         self.send(kind, serial + answer)
         self._hub.on_activity()
+
+    def _complain(self) -> None:
+        """Log the fault of the moment, at most once in a while: a peer can cause many."""
+        now = self._hub.clock()
+        if now >= self._complains_at:
+            self._complains_at = now + COMPLAINT_S
+            log.warning("could not answer a question of %s", self.server, exc_info=True)
 
     def _hear_answer(self, kind: int, frame: bytes) -> None:
         """Give an answer to whoever still waits for it."""

@@ -27,6 +27,11 @@ BATCH_BYTES = MAX_COMMAND_BYTES + 64 * 1024
 
 REGULAR = 0
 NO_OP = 1
+CHANGE = 4
+"""A state machine command that changes the members; 2 and 3 are PySyncObj's own, pickled."""
+
+_COMMAND_TYPES = (REGULAR, CHANGE)
+_ENTRY_TYPES = (REGULAR, NO_OP, CHANGE)
 
 Message: TypeAlias = dict[str, Any]
 Entry: TypeAlias = tuple[bytes, int, int]
@@ -229,7 +234,7 @@ def _read_append_entries(body: _AppendEntries) -> Message:
     for command, entry_index, entry_term in body.entries:
         if entry_index != index + 1 or not term <= entry_term <= body.term:
             raise MessageError(f"append_entries with entry {entry_index} after {index}")
-        if command[0] != REGULAR and command[0] != NO_OP:
+        if command[0] not in _ENTRY_TYPES:
             raise MessageError(f"entry {entry_index} is of the refused type {command[0]}")
         index, term = entry_index, entry_term
     return {
@@ -267,7 +272,7 @@ def _read_snapshot_piece(body: _SnapshotPiece) -> Message:
 
 def _read_apply_command(body: _ApplyCommand) -> Message:
     """A forwarded command: only state machine commands are taken from a peer."""
-    if body.command[0] != REGULAR:
+    if body.command[0] not in _COMMAND_TYPES:
         raise MessageError(f"a forwarded command is of the refused type {body.command[0]}")
     return {
         "type": "apply_command",

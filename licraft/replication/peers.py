@@ -19,18 +19,20 @@ import ipaddress
 import logging
 import random
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cryptography import x509
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from licraft.errors import PeerUnreachable, SettingsError
 from licraft.replication import messages
-from licraft.replication.engine import AskHandler
+from licraft.replication.directory import Directory, split_address
+from licraft.replication.engine import AskHandler, Members
 from licraft.replication.link import PING, RAFT, Link
+from licraft.replication.listener import Listener
 from licraft.replication.messages import MAX_FRAME_BYTES, Message
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ MAX_STRANGERS = 64
 CONNECT_S = 2.0
 SILENCE_S = 2.0
 PING_S = 0.5
+WONDER_S = 3.0
 RETRY_S = (0.1, 1.0)
 
 
@@ -49,6 +52,14 @@ class PeerTls:
     ca: Path
     cert: Path
     key: Path
+
+    def certificate_ends_s(self) -> float:
+        """When this server's certificate expires, in seconds since 1970; raises SettingsError."""
+        try:
+            certificate = x509.load_pem_x509_certificate(self.cert.read_bytes())
+        except (OSError, ValueError) as fault:
+            raise SettingsError("peer_tls", [f"cert {self.cert}: {fault}"]) from fault
+        return certificate.not_valid_after_utc.timestamp()
 
     def context(self, *, accepts: bool) -> ssl.SSLContext:
         """TLS 1.3 with a required certificate of the pool's CA; raises SettingsError."""
@@ -69,14 +80,6 @@ class PeerTls:
         return context
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `host:port` or `[v6]:port`; raises SettingsError."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError("servers", [f"peer: {address!r} is not host:port"])
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
 class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
     """The connections of one server to the others, in the shape of PySyncObj's Transport."""
 
@@ -89,27 +92,38 @@ class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
         on_ask: AskHandler,
         clock: Callable[[], float],
         rng: random.Random,
+        *,
+        joining: bool = False,
     ) -> None:
-        """`members` maps each server's name to its peer address, `host:port`."""
+        """`members` maps each server's name to its peer address, `host:port`.
+
+        One that is `joining` forms no pool with anybody. Raises SettingsError.
+        """
         super().__init__(None, Node(server), [])
         self.pool = pool
         self.server = server
-        self.members_digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()
+        self._founders = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()
+        self._joining = joining
         self.clock = clock
         self.on_ask = on_ask
         self.on_activity: Callable[[], None] = _ignore
         self.leading: Callable[[], int | None] = _lead_nothing
         self.on_fault: Callable[[BaseException], None] = _ignore_fault
-        self._members = dict(members)
+        self._directory = Directory(server, members)
         self._rng = rng
         self._accepting = tls.context(accepts=True) if tls else None
         self._dialing = tls.context(accepts=False) if tls else None
-        self._nodes = {name: Node(name) for name in members if name != server}
+        self._certificate_ends_s = tls.certificate_ends_s() if tls else None
+        self._nodes: dict[str, Node] = {}
         self._links: dict[str, Link] = {}
-        self._strangers: set[Link] = set()
-        self._listener: asyncio.Server | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        # In the order in which they came.
+        self._strangers: dict[Link, None] = {}
+        self._listener = Listener(lambda: Link(self, None), self._accepting, CONNECT_S)
+        self._watching: list[asyncio.Task[None]] = []
+        self._dials: dict[str, asyncio.Task[None]] = {}
         self._turned_away = ""
+        self._refusals: dict[str, str] = {}
+        self._started = False
         self._stopping = False
 
     @property
@@ -127,37 +141,95 @@ class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
         """The servers with a live connection."""
         return frozenset(self._links)
 
+    @property
+    def certificate_ends_s(self) -> dict[str, float]:
+        """When the certificates of this server and of its peers expire, in seconds since 1970."""
+        found = {name: link.certificate_ends_s for name, link in self._links.items()}
+        found[self.server] = self._certificate_ends_s
+        return {name: ends_s for name, ends_s in found.items() if ends_s is not None}
+
     async def start(self, listen: str) -> None:
         """Listen, and dial those servers that this one has to dial; raises SettingsError."""
-        loop = asyncio.get_running_loop()
         host, port = split_address(listen)
-        for address in self._members.values():
-            split_address(address)
-        if self._nodes and not self.secure and not _is_loopback(host):
+        others = self._directory.others
+        reachable_by_all = not self.secure and not _is_loopback(host)
+        if others and reachable_by_all:
             raise SettingsError(
                 "peer_tls", [f"missing, and {listen} can be reached from other machines"]
             )
-        if self._nodes:
+        # Alone it listens too, for one that may be added.
+        if not reachable_by_all:
             try:
-                # An accept that fails, as without descriptors, is retried by the loop (L5).
-                self._listener = await loop.create_server(
-                    lambda: Link(self, None),
-                    host,
-                    port,
-                    ssl=self._accepting,
-                    ssl_handshake_timeout=CONNECT_S if self.secure else None,
-                )
+                await self._listener.open(host, port)
             except OSError as fault:
                 reason = fault.strerror or str(fault)
                 raise SettingsError("servers", [f"cannot listen on {listen}: {reason}"]) from fault
-        self._start(self._watch())
-        for name in self._nodes:
-            if name < self.server:
-                self._start(self._keep_dialing(name))
+        loop = asyncio.get_running_loop()
+        self._watching = [loop.create_task(self._watch()), loop.create_task(self._wonder())]
+        self._started = True
+        self._meet()
+
+    @property
+    def founders(self) -> str:
+        """A digest of the servers of which this one would form a pool; empty if there is one."""
+        return "" if self._joining or self._directory.index else self._founders
+
+    @property
+    def turned_away(self) -> str:
+        """Why another server refuses this one, if one does and none is connected."""
+        return "" if self._links else next(iter(self._refusals.values()), "")
+
+    def knows(self, server: str) -> bool:
+        """Whether a server is in the pool, by the newest word of it."""
+        return server in self._directory.others
 
     def expects(self, server: str, *, check: bool) -> bool:
-        """Whether a server is in the pool and, unless it only checks, the one that dials."""
-        return server in self._nodes and (check or server > self.server)
+        """Whether it is for that server to dial: its name sorts later, or it only checks."""
+        return check or server > self.server
+
+    def set_members(self, members: Members) -> None:
+        """Follow the log: meet who has joined, part with who is gone, tell the others."""
+        if self._directory.apply(members):
+            self._meet()
+
+    def hear_members(self, server: str, index: int, entries: list[tuple[str, str]]) -> None:
+        """Follow another server's newer word; raises ValueError if it is malformed."""
+        if self._directory.hear(index, entries):
+            log.debug("%s knows of a newer list of servers, of log index %d", server, index)
+            self._meet()
+
+    def link_refused(self, server: str, reason: str) -> None:
+        """Another server does not let this one in: say so once."""
+        if self._refusals.get(server) != reason:
+            log.error("%s refuses this server: %s", server, reason)
+        self._refusals[server] = reason
+
+    def _meet(self) -> None:
+        """Have a node and, where it is for this server to dial, a connection for each other one."""
+        if not self._started or self._stopping:
+            return
+        others = self._directory.others
+        for name in sorted(self._nodes.keys() - others):
+            dial = self._dials.pop(name, None)
+            if dial is not None:
+                dial.cancel()
+            if name in self._links:
+                self._links[name].turn_away(f"{name!r} is no server of the pool any more")
+            del self._nodes[name]
+            self._refusals.pop(name, None)
+        for name in sorted(others - self._nodes.keys()):
+            self._nodes[name] = Node(name)
+            if name < self.server:
+                dial = asyncio.get_running_loop().create_task(self._keep_dialing(name))
+                self._dials[name] = dial
+        for link in list(self._links.values()):
+            self._tell(link)
+
+    def _tell(self, link: Link) -> None:
+        """Tell a peer whom this server knows, once the pool has been formed."""
+        if self._directory.index:
+            link.tell_members(self._directory.index, self._directory.entries)
+            self.on_activity()
 
     # pysyncobj.transport.Transport
 
@@ -177,9 +249,8 @@ class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
         self.setOnNodeConnectedCallback(None)
         self.setOnNodeDisconnectedCallback(None)
         self.on_activity = _ignore
-        if self._listener is not None:
-            self._listener.close()
-        for task in self._tasks:
+        self._listener.close()
+        for task in [*self._watching, *self._dials.values()]:
             task.cancel()
         for link in [*self._links.values(), *self._strangers]:
             link.close("this server stops")
@@ -235,26 +306,31 @@ class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
     # For links.
 
     def stranger_came(self, link: Link) -> None:
-        """A connection without a hello yet; too many of them are turned away."""
+        """A connection without a hello yet; of too many the oldest is turned away.
+
+        A server of the pool says hello at once: only those who do not grow old.
+        """
         if len(self._strangers) >= MAX_STRANGERS:
-            link.close(f"{MAX_STRANGERS} others have not said hello either")
-            return
-        self._strangers.add(link)
+            oldest = next(iter(self._strangers))
+            oldest.close(f"{MAX_STRANGERS} others have come since, and it has not said hello")
+        self._strangers[link] = None
 
     def link_ready(self, link: Link, server: str) -> None:
         """A peer is known: its new connection replaces the one before, which is closed first."""
-        self._strangers.discard(link)
+        self._strangers.pop(link, None)
         before = self._links.get(server)
         if before is not None:
             before.close("it connected anew")
         self._links[server] = link
+        self._refusals.clear()
         log.info("connected to %s", server)
+        self._tell(link)
         self._onNodeConnected(self._nodes[server])
         self.on_activity()
 
     def link_closed(self, link: Link, reason: str | None) -> None:
         """A connection has ended, known or not."""
-        self._strangers.discard(link)
+        self._strangers.pop(link, None)
         server = link.server
         if server is None:
             if reason is None:
@@ -279,12 +355,12 @@ class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
 
     # Tasks.
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
-
     async def _connect(self, server: str, *, check: bool) -> Link:
         """Connect to a server, whose name is resolved anew each time; raises OSError."""
-        host, port = split_address(self._members[server])
+        address = self._directory.address(server)
+        if address is None:
+            raise ConnectionRefusedError(f"{server} is no server of the pool")
+        host, port = split_address(address)
         _, link = await asyncio.get_running_loop().create_connection(
             lambda: Link(self, server, check=check),
             host,
@@ -305,10 +381,19 @@ class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
                 await link.lost
             except (OSError, TimeoutError) as fault:
                 if not told:
-                    address = self._members[server]
+                    address = self._directory.address(server)
                     log.warning("cannot connect to %s at %s: %s", server, address, fault)
                 told = True
+                self._directory.failed(server)
             await asyncio.sleep(self._rng.uniform(*RETRY_S))
+
+    async def _wonder(self) -> None:
+        """Find out why nobody comes: one that was removed is not dialed any more."""
+        while True:
+            await asyncio.sleep(WONDER_S)
+            for name in sorted(self._directory.others):
+                if not self._links and name > self.server:
+                    await self.check(name, CONNECT_S)
 
     async def _watch(self) -> None:
         """Ping where it is quiet; close what is silent, half open (L6) or never says hello."""

@@ -20,12 +20,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from licraft.errors import DataError, NotExecuted, OutcomeUnknown
+from licraft.errors import DataError, NotExecuted, OutcomeUnknown, Overloaded
 from licraft.replication.engine import (
     MAX_COMMAND_BYTES,
     AskHandler,
     Engine,
     EngineStatus,
+    Members,
+    Roster,
     StateMachine,
 )
 from licraft.replication.files import DirectoryLock
@@ -33,7 +35,7 @@ from licraft.replication.guards import GuardedSyncObj
 from licraft.replication.journal import DurableJournal
 from licraft.replication.library import ALL_GUARDS, Guard, check_library, configuration
 from licraft.replication.machine import ReplicatedMachine
-from licraft.replication.messages import BATCH_BYTES
+from licraft.replication.messages import BATCH_BYTES, CHANGE, REGULAR
 from licraft.replication.peers import Peers, PeerTls
 from licraft.replication.proposals import Proposal, is_finished
 from licraft.replication.snapshot import SnapshotStore, describe, reconcile
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 
 FatalHandler = Callable[[BaseException], None]
 TICK_S = 0.02
+REST_S = 0.05
 SWEEP_S = 1.0
 TRANSFER_S = 1.0
 CHECK_S = 0.3
@@ -55,7 +58,9 @@ class EngineConfig:
     """What one server's engine needs; times in seconds, sizes in bytes.
 
     `members` maps every server's name, this one's too, to its peer address `host:port`,
-    in order of leader priority. `listen` defaults to this server's own peer address.
+    in order of leader priority; it counts until the log says who the members are. One that
+    is `joining` forms no pool and does not count before the log says so. `listen` defaults
+    to this server's own peer address.
     """
 
     pool: str
@@ -64,6 +69,7 @@ class EngineConfig:
     data_dir: Path
     tls: PeerTls | None = None
     listen: str | None = None
+    joining: bool = False
     append_entries_period_s: float = 0.1
     election_timeout_s: tuple[float, float] = (0.5, 1.0)
     leader_fallback_s: float = 1.0
@@ -88,6 +94,7 @@ async def start_engine(
     on_change: Callable[[], None],
     *,
     on_fatal: FatalHandler = stop_process,
+    roster: Roster | None = None,
     clock: Callable[[], float] = time.monotonic,
     rng: random.Random | None = None,
 ) -> PySyncObjEngine:
@@ -97,10 +104,12 @@ async def start_engine(
     applied as soon as it is known to be committed. `on_change` is called, never within a
     call of the engine, when leader, term or connections may have changed. `on_fatal` is
     called once if the engine cannot go on; it takes part in nothing any more by then.
+    `roster` reads from the machine's state who the members are; without one they are those
+    of the configuration for ever.
     Raises DataError, SettingsError or InvariantBroken if it cannot start.
     """
     check_library()
-    engine = PySyncObjEngine(config, machine, on_ask, on_change, on_fatal, clock, rng)
+    engine = PySyncObjEngine(config, machine, on_ask, on_change, on_fatal, roster, clock, rng)
     await engine.start()
     return engine
 
@@ -115,6 +124,7 @@ class PySyncObjEngine(Engine):
         on_ask: AskHandler,
         on_change: Callable[[], None],
         on_fatal: FatalHandler,
+        roster: Roster | None,
         clock: Callable[[], float],
         rng: random.Random | None,
     ) -> None:
@@ -136,7 +146,14 @@ class PySyncObjEngine(Engine):
         self._disk = ThreadPoolExecutor(2, thread_name_prefix="disk")
         self._syncing: Future[None] | None = None
         self._peers = Peers(
-            config.pool, config.server, config.members, config.tls, on_ask, clock, self._rng
+            config.pool,
+            config.server,
+            config.members,
+            config.tls,
+            on_ask,
+            clock,
+            self._rng,
+            joining=config.joining,
         )
         self._lock = DirectoryLock(config.data_dir)
         try:
@@ -148,7 +165,7 @@ class PySyncObjEngine(Engine):
             self._snapshots = SnapshotStore(config.data_dir, config.pool, config.members)
             reconcile(self._journal, self._snapshots.current)
             self._snapshots.background = self._disk.submit
-            self._node = self._build(machine)
+            self._node = self._build(machine, roster)
         except BaseException:
             self._journal.abandon()
             self._lock.release()
@@ -159,9 +176,14 @@ class PySyncObjEngine(Engine):
             extra={"end_index": self._node.end_index, **describe(self._snapshots.current)},
         )
 
-    def _build(self, machine: StateMachine) -> GuardedSyncObj:
+    def _build(self, machine: StateMachine, roster: Roster | None) -> GuardedSyncObj:
         """The guarded SyncObj of this server."""
         config = self._config
+        voters = {
+            name: address
+            for name, address in config.members.items()
+            if name != config.server or not config.joining
+        }
         conf = configuration(
             self._snapshots.path,
             append_entries_period_s=config.append_entries_period_s,
@@ -174,7 +196,7 @@ class PySyncObjEngine(Engine):
         )
         return GuardedSyncObj(
             config.server,
-            config.members,
+            voters,
             conf,
             ReplicatedMachine(machine),
             self._peers,
@@ -185,6 +207,8 @@ class PySyncObjEngine(Engine):
             pending_bytes=self._peers.pending_bytes,
             check_leader=self._check_leader,
             guards=config.guards,
+            roster=roster,
+            on_members=self._follow_members,
         )
 
     async def start(self) -> None:
@@ -208,14 +232,23 @@ class PySyncObjEngine(Engine):
 
     async def propose(self, command: bytes, timeout_s: float) -> object:
         """Commit a command and return what applying it here returned (see `Engine`)."""
+        return await self._commit(command, timeout_s, REGULAR)
+
+    async def change_members(self, command: bytes, timeout_s: float) -> object:
+        """Commit a change of members (see `Engine`)."""
+        return await self._commit(command, timeout_s, CHANGE)
+
+    async def _commit(self, command: bytes, timeout_s: float, kind: int) -> object:
         if len(command) > MAX_COMMAND_BYTES:
             raise ValueError(f"a command of {len(command)} bytes: at most {MAX_COMMAND_BYTES}")
         why = self._why_not()
         if why is not None:
             raise NotExecuted(f"not proposed: {why}")
+        if len(self._proposals) >= self._config.max_proposals:
+            raise Overloaded(f"not proposed: {len(self._proposals)} commands wait already")
         proposal = Proposal(self._loop.create_future())
         self._proposals.add(proposal)
-        self._node.submit(command, proposal)
+        self._node.submit(command, proposal, kind)
         self._wake()
         try:
             async with asyncio.timeout(timeout_s):
@@ -243,6 +276,9 @@ class PySyncObjEngine(Engine):
             applied_index=node.raftLastApplied,
             leads=node.leads and self._stopped is None,
             connected=self._peers.connected,
+            caught_up=node.caught_up_learners,
+            turned_away=self._peers.turned_away,
+            certificate_ends_s=self._peers.certificate_ends_s,
         )
 
     async def transfer(self, server: str) -> None:
@@ -253,8 +289,8 @@ class PySyncObjEngine(Engine):
         """
         if server == self._config.server and self._node._isLeader():
             return
-        if server not in self._config.members:
-            raise NotExecuted(f"{server} is no server of the pool")
+        if server not in self._node.voters:
+            raise NotExecuted(f"{server} is no server of the pool that could lead")
         deadline = self._loop.time() + TRANSFER_S
         while self._stopped is None and self._node._isLeader():
             if server not in self._peers.connected:
@@ -295,7 +331,8 @@ class PySyncObjEngine(Engine):
     def _beat(self) -> None:
         """Take a turn now and then even when nothing arrives: heartbeats and elections."""
         if self._stopped is None:
-            self._timer = self._loop.call_later(TICK_S, self._beat)
+            delay_s = min(max(TICK_S, self._node.rest_s), REST_S)
+            self._timer = self._loop.call_later(delay_s, self._beat)
             self._wake()
 
     def _turn(self) -> None:
@@ -376,14 +413,22 @@ class PySyncObjEngine(Engine):
         """Why a command proposed now could never be committed, or None."""
         if self._stopped is not None:
             return self._stopped
-        if len(self._proposals) >= self._config.max_proposals:
-            return f"{len(self._proposals)} commands wait already; slow down"
         leader = self._node._getLeader()
         if leader is None:
             return "there is no leader; try again after the election"
         if leader.id != self._config.server and leader.id not in self._peers.connected:
             return f"the leader {leader.id} is not connected; try again after the election"
         return None
+
+    def _follow_members(self, members: Members) -> None:
+        """The log has said who the members are: reach those, and part with others."""
+        log.info(
+            "the pool's servers are %s",
+            ", ".join(members.voters),
+            extra={"since_index": members.index, "learners": ", ".join(members.learners)},
+        )
+        self._snapshots.members = tuple(members.addresses)
+        self._peers.set_members(members)
 
     # The check message (R22).
 

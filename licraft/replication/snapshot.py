@@ -116,6 +116,8 @@ Background = Callable[[Callable[[], bytes]], "Future[bytes]"]
 class SnapshotStore:
     """The newest snapshot on disk, pieces of it for followers, and one that is arriving.
 
+    `members` are named in the header of its own snapshots, for people: the state decides.
+
     The method names are those of PySyncObj's Serializer, in whose place it stands. An
     error of the disk is raised as DataError and stops the engine. With `background` the
     server's own snapshots are written while it goes on.
@@ -128,7 +130,7 @@ class SnapshotStore:
         self.path = directory / SNAPSHOT_NAME
         self._disk = disk
         self._pool = pool
-        self._members = tuple(members)
+        self.members = tuple(members)
         self._content = b""
         self._current: Snapshot | None = None
         self._stored: int | None = None
@@ -155,7 +157,7 @@ class SnapshotStore:
             return
         collected, last, previous, _ = data
         state: bytes = collected[1]
-        snapshot = Snapshot(self._pool, self._members, last, previous, state)
+        snapshot = Snapshot(self._pool, self.members, last, previous, state)
         write = partial(self._write_encoded, snapshot)
         if self.background is not None:
             self._storing = self.background(write), snapshot, entry_index

@@ -81,6 +81,8 @@ class Answers:
         name, standing = self._server, self._standing
         if standing.stopping:
             return self.elsewhere(Code.DRAINING, f"{name} is stopping")
+        if standing.leaving:
+            return self.elsewhere(Code.DRAINING, f"{name} is being removed from the pool")
         if not standing.acts():
             detail = f"{name} does not hold its lease: it hears no majority of the pool"
             return self.elsewhere(Code.NO_QUORUM, detail)

@@ -149,6 +149,13 @@ class Borrower:
                 if count:
                     self._release(desk, count, borrow.server, borrow.id, Level.OFFERED, False)
 
+    def give_back(self) -> None:
+        """Put all that nobody holds into the free pool: this server is leaving."""
+        for desk in self._grants.desks.values():
+            count = self._grants.returnable(desk)
+            if count:
+                self._release(desk, count, "", "", Level.OFFERED, leader=False)
+
     def reset(self) -> None:
         """A new incarnation has asked for nothing and promised nothing."""
         for desk in self._grants.desks.values():

@@ -133,7 +133,8 @@ class Leader:
         for name in self._pool.state.priority:
             if name == self._server:
                 return
-            if servers[name].status is not ServerStatus.UP or name not in status.connected:
+            up = servers[name].status is ServerStatus.UP and servers[name].votes
+            if not up or name not in status.connected:
                 self._steady.pop(name, None)
             elif now - self._steady.setdefault(name, now) >= HANDBACK_S:
                 self._steady.pop(name)  # It is tried again as late as this, should it fail.

@@ -24,6 +24,7 @@ from licraft.core.outcomes import (
     LeaderPreferred,
     LeaseRenewed,
     LicenseChanged,
+    MembersChanged,
     PoolFormed,
     ServerCameUp,
     ServerWentDown,
@@ -45,6 +46,7 @@ from licraft.server.grants import MAX_AUTHORIZATIONS, Grants, same_request
 from licraft.server.ids import Ids
 from licraft.server.leader import Leader
 from licraft.server.license_keeper import LicenseKeeper
+from licraft.server.members import Members
 from licraft.server.pool import ReplicatedPool
 from licraft.server.proposer import Proposer
 from licraft.server.record_log import RecordLog, SavedRecord, boot_id
@@ -69,6 +71,8 @@ from licraft.wire import (
     PoolView,
     Problem,
     Readiness,
+    ServerAnswer,
+    ServerRequest,
 )
 
 __all__ = ["LicenseServer", "ServerConfig"]
@@ -130,6 +134,7 @@ class LicenseServer:
         )
         self.answers = Answers(name, self.standing, self.keeper)
         self.administration = Administration(pool, engine, self.proposer, self.keeper, self.answers)
+        self.members = Members(pool, engine, self.proposer, self.answers)
         self.failover = Failover(name, self.grants, self.borrower, self.standing, self.answers)
         self.reports = Reports(name, engine, self.grants, self.clock, self.failover.strike)
         self.grants.may_act = self.standing.may_grant
@@ -313,6 +318,14 @@ class LicenseServer:
         """Hand leadership to `server`, and wait until it leads."""
         return await self.administration.lead(server)
 
+    async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:
+        """Have a server join the pool."""
+        return await self.members.add(request)
+
+    async def remove_server(self, name: str) -> ServerAnswer | Problem:
+        """Have a server leave the pool."""
+        return await self.members.remove(name)
+
     def readiness(self) -> Readiness:
         """Whether this server holds its lease and may grant."""
         return Readiness(self.may_grant(), self.status(), views.status_detail(self))
@@ -337,6 +350,7 @@ class LicenseServer:
         for desk in list(self.grants.desks.values()):
             self.borrower.tick(desk)
         self.leader.tick(acts=may_grant)
+        self.members.tick(self.engine.status())
         now = self.clock.now()
         if self.standing.up and now >= self._report_due_s and self._reporting is None:
             self._report_due_s = now + _REPORT_S
@@ -357,6 +371,7 @@ class LicenseServer:
         """Stop in an orderly way: grant no more, hand leadership over, save the record."""
         self.standing.stop()
         self.leader.close()
+        self.members.close()
         self._turn_away(Code.DRAINING)
         status = self.engine.status()
         for name in self.state.servers if status.leads else ():
@@ -404,6 +419,10 @@ class LicenseServer:
                     self.borrower.give(event)
                 case LicenseChanged():
                     self.keeper.changed()
+                case MembersChanged(server=server):
+                    self.engine_changed()
+                    if server == me:
+                        self._follow_own_state()
                 case LeaderPreferred(server=server):
                     self.leader.prefer(server)
                 case _:
@@ -423,11 +442,22 @@ class LicenseServer:
         if me is None or not known or not me.acts:
             self._went_down(self.name)
         self.engine_changed()
+        self._follow_own_state()
         for feature in self.state.table.features:
             self._allocated(feature)
         for desk in self.grants.desks.values():
             self.borrower.restored(desk)
         self.keeper.changed()
+
+    def _follow_own_state(self) -> None:
+        """This server leaves the pool, or does not: what nobody holds goes before it."""
+        me = self.state.servers.get(self.name)
+        leaving = self.standing.up and (me is None or me.removing)
+        if leaving and not self.standing.leaving:
+            if self.may_grant():
+                self.borrower.give_back()
+            self._turn_away(Code.DRAINING)
+        self.standing.leave(leaving)
 
     def _allocated(self, feature: str) -> None:
         """This server's seats of a feature may have changed: update the record of them (B33)."""
@@ -471,6 +501,7 @@ class LicenseServer:
             event.incarnation,
             len(self.grants.record),
         )
+        self.members.compare(self.config.members)
 
     def _went_down(self, server: str) -> None:
         self.engine_changed()

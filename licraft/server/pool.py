@@ -1,24 +1,38 @@
 """The replicated pool on this server: bytes from the log become state and events.
 
-May import the core and `errors`. It stops the process (by InvariantBroken) on a command
-it does not know and on a state that contradicts itself: going on would make this server
-differ from the others, or issue a seat twice.
+May import the core, the engine's values and `errors`. It stops the process (by
+InvariantBroken) on a command of a version that it does not know and on a state that
+contradicts itself: going on would make this server differ from the others, or issue a
+seat twice.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from typing import get_args
 
 from licraft.core.apply import apply
-from licraft.core.codec import CodecError, decode_entry, decode_state, digest, encode_state
+from licraft.core.codec import CodecError, TooNew, decode_entry, decode_state, digest, encode_state
+from licraft.core.commands import Entry, MembershipCommand
 from licraft.core.invariants import check
+from licraft.core.membership import voters_after
 from licraft.core.outcomes import AllocationsChanged, Applied
 from licraft.core.state import PoolState
 from licraft.errors import InvariantBroken
+from licraft.replication.engine import Members
+
+log = logging.getLogger(__name__)
+
+_NOTHING = Entry("", 0, 0, ())
+_CHANGES = get_args(MembershipCommand)
 
 
 class ReplicatedPool:
-    """The state machine that the engine replicates; `state` is to be read, never written."""
+    """The state machine that the engine replicates, and the roster in it.
+
+    `state` is to be read, never written.
+    """
 
     def __init__(self) -> None:
         self.state = PoolState()
@@ -29,10 +43,15 @@ class ReplicatedPool:
         """Apply one committed entry and tell what changed."""
         try:
             entry = decode_entry(command)
-        except CodecError as fault:
+        except TooNew as fault:
             raise InvariantBroken(
                 f"log index {index}: {fault}; a newer licraft wrote it: upgrade this server"
             ) from fault
+        except CodecError as fault:
+            # No server of ours writes such an entry. It is in the log of all of them, and has
+            # no effect on any: to stop would stop the whole pool, and again at every start.
+            log.error("log index %d has no effect: %s", index, fault)
+            entry = _NOTHING
         applied = apply(self.state, index, entry)
         for event in applied.events:
             if isinstance(event, AllocationsChanged):
@@ -42,6 +61,33 @@ class ReplicatedPool:
                     raise InvariantBroken(f"log index {index}: {broken}")
         self.on_applied(applied)
         return applied
+
+    @property
+    def members_index(self) -> int:
+        """Log index of the last change of members."""
+        return self.state.members_index
+
+    def members(self) -> Members | None:
+        """Who takes part; None before the pool is formed."""
+        state = self.state
+        if not state.formed:
+            return None
+        servers = state.servers.values()
+        return Members(
+            state.members_index,
+            {server.name: server.peer for server in servers if server.votes},
+            {server.name: server.peer for server in servers if not server.votes},
+        )
+
+    def voters_after(self, command: bytes) -> frozenset[str] | None:
+        """The voters if `command` were applied now; None unless it is one change of members."""
+        try:
+            entry = decode_entry(command)
+        except CodecError:
+            return None
+        if len(entry.commands) != 1 or not isinstance(entry.commands[0], _CHANGES):
+            return None
+        return voters_after(self.state, entry.commands[0])
 
     def snapshot(self) -> bytes:
         """The state in canonical bytes."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 
 from licraft.core.codec import encode_entry
-from licraft.core.commands import Command, Entry
+from licraft.core.commands import Command, Entry, MembershipCommand
 from licraft.core.outcomes import Applied, Outcome
 from licraft.core.state import PoolState
 from licraft.core.versions import first_version
@@ -70,6 +70,15 @@ class Proposer:
         version = self._version()
         known = tuple(c for c in commands if first_version(type(c)) <= version)
         return self._spawn(self._try(Entry(self._server, self._incarnation, 0, known), timeout_s))
+
+    async def change(self, command: MembershipCommand, timeout_s: float) -> Outcome:
+        """Commit a change of members; raises NotExecuted or OutcomeUnknown."""
+        entry = Entry(self._server, self._incarnation, 0, (command,))
+        data = encode_entry(entry, self._version())
+        applied = await self._engine.change_members(data, timeout_s)
+        if not isinstance(applied, Applied):
+            raise TypeError(f"the engine returned {applied!r} for a change of members")
+        return applied.outcomes[0]
 
     def begin(self, incarnation: int) -> None:
         """Start numbering anew: what an earlier incarnation had proposed is void."""

@@ -57,6 +57,7 @@ class Standing:
         self.incarnation = 0
         self.up = False
         self.stopping = False
+        self.leaving = False
 
     @property
     def state(self) -> PoolState:
@@ -70,7 +71,8 @@ class Standing:
     def may_grant(self) -> bool:
         """Whether it may give seats away, to clients or to other servers."""
         now = self._now()
-        return self._lease.runs(now) and now >= self._recovering_until_s and not self.stopping
+        closed = self.stopping or self.leaving
+        return self._lease.runs(now) and now >= self._recovering_until_s and not closed
 
     def lease_remaining_s(self) -> float:
         """How long it may act without another renewal."""
@@ -81,9 +83,20 @@ class Standing:
         return max(0.0, self._recovering_until_s - self._now())
 
     def word(self) -> str:
-        """This server in one word: starting, draining, no_quorum, recovering or serving."""
+        """This server in one word: starting, draining, no_quorum, recovering or serving.
+
+        Or, of a server that comes or goes: joining, removing, removed; refused by the others.
+        """
         if self.stopping:
             return "draining"
+        me = self.state.servers.get(self._config.server)
+        turned_away = bool(self._engine.status().turned_away)
+        if self.state.formed and me is None:
+            return "removed" if turned_away or self.incarnation else "joining"
+        if me is not None and not me.votes:
+            return "removed" if turned_away and me.removing else me.word
+        if turned_away:
+            return "refused"
         if not self.incarnation:
             return "starting"
         if not self.acts():
@@ -103,6 +116,7 @@ class Standing:
         return (
             self.up
             and not self.stopping
+            and not self.leaving
             and self._renewing is None
             and self._now() >= self._renewal_due_s
         )
@@ -168,6 +182,12 @@ class Standing:
         self.up = False
         self._lease.begin()
 
+    def leave(self, leaving: bool) -> None:
+        """Whether this server is being removed from the pool: then it gives nothing away."""
+        if leaving and not self.leaving:
+            log.warning("%s is being removed from the pool: it grants nothing", self._config.server)
+        self.leaving = leaving
+
     def stop(self) -> None:
         """Act no more, for good."""
         self.stopping = True
@@ -187,14 +207,8 @@ class Standing:
         self._up_due_s = now + _UP_RETRY_S
         config = self._config
         me = self.state.servers.get(config.server)
-        if me is None:
-            log.error(
-                "%s is no member of pool %s, which has %s; check `servers`",
-                config.server,
-                self.state.pool,
-                ", ".join(self.state.servers),
-            )
-            return
+        if me is None or not me.votes:
+            return  # It joins, or was removed: `word` says so.
         if self.state.version > versions.KNOWN:
             raise DataError(
                 f"pool {self.state.pool} writes version {self.state.version} of its log, and this "

@@ -45,7 +45,7 @@ def pool_view(server: LicenseServer) -> PoolView:
         ServerView(
             name=member.name,
             role="leader" if member.name == status.leader else "follower",
-            state=member.status,
+            state=member.word,
             url=member.api,
             incarnation=member.incarnation,
             lease_remaining=round(server.standing.lease_remaining_s(), 3)
@@ -55,6 +55,7 @@ def pool_view(server: LicenseServer) -> PoolView:
             allocated=sum(
                 pool.allocations.get(member.name, 0) for pool in state.table.features.values()
             ),
+            peer=member.peer,
         )
         for member in state.servers.values()
     ]
@@ -171,6 +172,14 @@ def status_detail(server: LicenseServer) -> str:
             return "does not hold its lease: it hears no majority of the pool"
         case "draining":
             return "is stopping"
+        case "joining":
+            return "joins the pool: it counts once the leader has sent it the log"
+        case "removing":
+            return "is being removed from the pool: it grants nothing"
+        case "removed":
+            return "was removed from the pool and can be stopped"
+        case "refused":
+            return f"is refused by the others: {server.engine.status().turned_away}"
         case _:
             leader = server.engine.status().leader
             return f"is joining the pool; leader: {leader or 'none yet'}"
@@ -180,6 +189,11 @@ def trouble(server: LicenseServer) -> list[str]:
     """What an administrator should look at, one line each."""
     state, config = server.state, server.config
     lines = []
+    lines += [
+        f"server {member.name} is {member.word}"
+        for member in state.servers.values()
+        if not member.votes and member.name != server.name
+    ]
     if server.status() != "serving":
         lines.append(f"{server.name} {status_detail(server)}")
     lines += [

@@ -34,8 +34,10 @@ from licraft.wire import (
     PoolView,
     Problem,
     Readiness,
+    ServerAnswer,
     ServerEntry,
     ServerList,
+    ServerRequest,
 )
 
 ADMIN = "admin-token-of-the-tests"
@@ -196,6 +198,16 @@ class FakeService:
         if server != "beta":
             return Problem(404, "not_found", f"no server {server}", field="server")
         return LeaderAnswer(leader=server, term=4, index=100)
+
+    async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:
+        if request.name == "alpha":
+            return Problem(409, "invalid_request", "alpha is there already", field="name")
+        return ServerAnswer(request.name, "joining", 101)
+
+    async def remove_server(self, name: str) -> ServerAnswer | Problem:
+        if name != "beta":
+            return Problem(404, "not_found", f"no server {name}", field="name")
+        return ServerAnswer(name, "removing", 102)
 
     def readiness(self) -> Readiness:
         return Readiness(self.ready, "serving" if self.ready else "no_quorum", "")

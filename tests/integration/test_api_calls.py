@@ -28,8 +28,13 @@ ADMINISTRATION = [
     ("DELETE", "/v1/authorizations/a-1"),
     ("PUT", "/v1/license"),
     ("POST", "/v1/leader"),
+    ("POST", "/v1/servers"),
+    ("DELETE", "/v1/servers/beta"),
 ]
-BODIES = {"/v1/leader": b'{"server": "beta"}'}
+BODIES = {
+    "/v1/leader": b'{"server": "beta"}',
+    "/v1/servers": b'{"name": "delta", "api": "http://delta:7700", "peer": "delta:7800"}',
+}
 OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/openapi.json")]
 
 
@@ -60,7 +65,7 @@ def test_who_may_call_what(method: str, path: str, token: str | None) -> None:
         elif token not in (CLIENT, ADMIN):
             expected = 401
         elif (method, path) in ANY or token == ADMIN:
-            expected = 204 if method == "DELETE" else 200
+            expected = 204 if "authorizations/" in path else 200
         else:
             expected = 403
         assert answer.status_code == expected
@@ -114,6 +119,25 @@ def test_leadership_is_handed_over() -> None:
             assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
             nobody = await client.post("/v1/leader", json={})
             assert (nobody.status_code, nobody.json()["field"]) == (400, "server")
+
+    run(scenario())
+
+
+def test_servers_join_and_leave() -> None:
+    async def scenario() -> None:
+        async with _client() as client:
+            delta = {"name": "delta", "api": "http://delta:7700", "peer": "delta:7800"}
+            added = await client.post("/v1/servers", json=delta)
+            assert added.json() == {"name": "delta", "state": "joining", "index": 101}
+            there = await client.post("/v1/servers", json={**delta, "name": "alpha"})
+            assert (there.status_code, there.json()["code"]) == (409, "invalid_request")
+            for field, wrong in (("name", "../x"), ("api", "delta:7700"), ("peer", "delta")):
+                malformed = await client.post("/v1/servers", json={**delta, field: wrong})
+                assert (malformed.status_code, malformed.json()["field"]) == (400, field)
+            gone = await client.delete("/v1/servers/beta")
+            assert gone.json() == {"name": "beta", "state": "removing", "index": 102}
+            unknown = await client.delete("/v1/servers/zeta")
+            assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
 
     run(scenario())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,6 @@ class Net:
         """Have a leader commit changes, one after the other."""
         for command in commands:
             results = self[name].propose(command, change=True)
-            self.until(lambda results=results: results)
+            self.until(partial(bool, results))
             assert isinstance(results[0], int), results
             self.run(0.3)

@@ -198,7 +198,11 @@ def changes_of_members(draw: DrawFn) -> Command:
     kind = draw(st.sampled_from(["add", "promote", "remove", "drop", "drop"]))
     if kind == "add":
         return AddServer(Member(name, f"http://{name}:7700", f"{name}:7800"))
-    commands = {"promote": PromoteServer, "remove": RemoveServer, "drop": DropServer}
+    commands: dict[str, type[PromoteServer | RemoveServer | DropServer]] = {
+        "promote": PromoteServer,
+        "remove": RemoveServer,
+        "drop": DropServer,
+    }
     return commands[kind](name)
 
 

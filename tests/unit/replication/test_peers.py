@@ -23,6 +23,7 @@ from pysyncobj.node import Node
 from licraft.errors import PeerUnreachable, SettingsError
 from licraft.replication import link as link_module
 from licraft.replication import peers as peers_module
+from licraft.replication.directory import split_address
 from licraft.replication.messages import Message, encode
 from licraft.replication.peers import Peers, PeerTls
 
@@ -480,12 +481,12 @@ def test_an_address_in_use_is_named() -> None:
 @pytest.mark.parametrize("address", ["", "host", "host:", ":1", "host:port", "host:99999"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(SettingsError):
-        peers_module.split_address(address)
+        split_address(address)
 
 
 def test_addresses_of_both_families() -> None:
-    assert peers_module.split_address("[::1]:7800") == ("::1", 7800)
-    assert peers_module.split_address("alpha.example:7800") == ("alpha.example", 7800)
+    assert split_address("[::1]:7800") == ("::1", 7800)
+    assert split_address("alpha.example:7800") == ("alpha.example", 7800)
 
 
 def test_missing_certificates_are_named(tmp_path: Path) -> None:

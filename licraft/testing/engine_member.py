@@ -1,0 +1,468 @@
+"""One run of one simulated server: the real guarded engine, driven as on the event loop.
+
+May import this room, `replication` and `errors`. What `PySyncObjEngine` does with asyncio,
+threads and sockets happens here in virtual time, in the same order: messages and proposals
+wake a turn; a turn ticks, begins a sync and seals what was said; while the disk works no
+further turn begins; when it is done what was sealed leaves, and the next turn begins.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from licraft.errors import DataError
+from licraft.replication.guards import GuardedSyncObj
+from licraft.replication.library import ALL_GUARDS, Guard, configuration
+from licraft.replication.link import MAX_UNSENT_BYTES
+from licraft.replication.machine import ReplicatedMachine
+from licraft.replication.messages import BATCH_BYTES, Message, decode, encode
+from licraft.replication.peers import PING_S, SILENCE_S
+from licraft.replication.proposals import is_finished
+from licraft.replication.pysyncobj_engine import CHECK_S, SWEEP_S, TICK_S, EngineConfig
+from licraft.replication.snapshot import SnapshotStore, reconcile
+from licraft.testing.disk import Fault, MemoryDisk, PowerCut
+from licraft.testing.engine_checker import Checker, Entry, SafetyBroken
+from licraft.testing.engine_network import PING, Frame, Link, Network, Schedule
+from licraft.testing.engine_parts import (
+    DIRECTORY,
+    POOL,
+    CarelessStore,
+    Machine,
+    WatchedJournal,
+    WatchedProposal,
+    Wire,
+    Writing,
+)
+
+PIECE_BYTES = 64
+# Pieces are so much smaller than real ones, and so must be the bounds for what waits.
+SCALE = 256 * 1024 // PIECE_BYTES
+START_S = 1000.0
+DISK_S = 0.001
+DEFAULTS = EngineConfig(POOL, "", {}, DIRECTORY)
+WORK_STEPS = 8
+"""About how many steps of the disk a sync or a snapshot takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all servers of a run have in common; `names` in order of leader priority."""
+
+    names: tuple[str, ...]
+    guards: frozenset[Guard] = ALL_GUARDS
+    careful_snapshots: bool = True
+    batch_bytes: int = BATCH_BYTES
+    compaction_entries: int = 40
+    compaction_bytes: int = 4000
+    state_bytes: int = 300
+
+
+class Clock:
+    """The clock that PySyncObj reads, one for the process: that of the server at work."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self.rate = 1.0
+
+    def __call__(self) -> float:
+        """Seconds, as the server at work counts them."""
+        return START_S + self._schedule.now * self.rate
+
+
+@dataclass(slots=True)
+class Host:
+    """A server's machine: what outlives its processes."""
+
+    name: str
+    disk: MemoryDisk
+    clock_rate: float
+    disk_s: float = DISK_S
+    fails: bool = False  # its disk may return errors: stopping is then as it should be
+    loses_power: bool = False  # and not only the process, when it is cut
+    member: Member | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that surrounds a member; `ended` is told when one ended by itself, and why."""
+
+    conditions: Conditions
+    schedule: Schedule
+    clock: Clock
+    network: Network
+    checker: Checker
+    rng: random.Random
+    ended: Callable[[Member, str], None]
+    elected: Callable[[Member], None]
+    succeeded: Callable[[str, bytes], None]
+    tally: Counter[str]
+
+
+class Member:
+    """One process: started, paused, continued, and ended at any moment."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        """Build what needs no disk; `start` is the rest."""
+        self.world = world
+        self.host = host
+        self.name = host.name
+        self.alive = True
+        self.paused = False
+        self.links: dict[str, Link] = {}
+        self._backlog: list[Callable[[], None]] = []
+        self.proposals: dict[WatchedProposal, None] = {}
+        self._scheduled = False
+        self._sync: Callable[[], None] | None = None
+        self._writing: Writing | None = None
+        self._progress = (0, 0, 0)
+        self._term = self._led = 0
+        self._swept_at = self._watched_at = 0.0
+        self._wire = Wire(self._say)
+        state_bytes = world.conditions.state_bytes
+        self.machine = Machine(host.name, world.checker, self._entry, state_bytes)
+
+    def start(self) -> None:
+        """Read the disk, restore the state, listen, dial, and begin to take turns."""
+        world, conditions = self.world, self.world.conditions
+        self.journal = WatchedJournal(self.name, world.checker, self.host.disk)
+        world.checker.started(
+            self.name, self.journal.getCurrentTerm(), self.journal.getVotedForNodeId()
+        )
+        kind = SnapshotStore if conditions.careful_snapshots else CarelessStore
+        self.store = kind(DIRECTORY, POOL, conditions.names, self.host.disk)
+        reconcile(self.journal, self.store.current)
+        self.store.background = self._write_in_background
+        self.node = self._build()
+        self._nodes = {node.id: node for node in self.node.otherNodes}
+        self._term = self.node.raftCurrentTerm
+        self.node.doTick(0.0)
+        self.journal.sync()
+        self.machine.on_restored = partial(world.tally.update, ["snapshots installed"])
+        world.network.processes[self.name] = self
+        for name in conditions.names:
+            if name < self.name:
+                world.network.dial(self, name)
+        self._swept_at = self._watched_at = self.clock()
+        self.host.member = self
+        self._watch()
+        self._beat()
+
+    def _build(self) -> GuardedSyncObj:
+        """The guarded SyncObj, as `PySyncObjEngine` builds it."""
+        world, conditions = self.world, self.world.conditions
+        conf = configuration(
+            # PySyncObj only looks whether there is a file; the store reads it, elsewhere.
+            Path(__file__ if self.store.current is not None else os.devnull),
+            append_entries_period_s=DEFAULTS.append_entries_period_s,
+            election_timeout_s=DEFAULTS.election_timeout_s,
+            leader_fallback_s=DEFAULTS.leader_fallback_s,
+            queue_size=2 * DEFAULTS.max_proposals,
+            batch_bytes=conditions.batch_bytes,
+            compaction_entries=conditions.compaction_entries,
+            compaction_period_s=DEFAULTS.compaction_period_s,
+        )
+        return GuardedSyncObj(
+            self.name,
+            dict.fromkeys(conditions.names, ""),
+            conf,
+            ReplicatedMachine(self.machine),
+            self._wire,
+            self.journal,
+            self.store,
+            clock=world.clock,
+            rng=random.Random(world.rng.getrandbits(64)),
+            pending_bytes=self._pending_bytes,
+            check_leader=self._check_leader,
+            guards=conditions.guards,
+        )
+
+    # The process.
+
+    def clock(self) -> float:
+        """Its own clock, as long as it is at work."""
+        return self.world.clock()
+
+    def at_work(self, action: Callable[[], None]) -> None:
+        """Do something, now or when continued; whatever goes wrong ends the simulation."""
+        if not self.alive:
+            return
+        if self.paused:
+            self._backlog.append(action)
+            return
+        self.world.clock.rate = self.host.clock_rate
+        try:
+            action()
+        except PowerCut as cut:
+            self.world.ended(self, str(cut))
+        except DataError as fault:
+            if not self.host.fails:
+                raise SafetyBroken(f"{self.name} stopped: {fault!r}") from fault
+            self.world.ended(self, str(fault))
+        except Exception as fault:  # Of any kind, it would have stopped the server.
+            raise self.world.checker.fault or SafetyBroken(
+                f"{self.name} stopped: {fault!r}"
+            ) from fault
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Do something in `delay_s` seconds of its own clock."""
+        self.world.schedule.after(delay_s / self.host.clock_rate, self.at_work, action)
+
+    def resume(self) -> None:
+        """Go on after a pause (SIGCONT): all that came meanwhile is there at once."""
+        self.paused = False
+        backlog, self._backlog = self._backlog, []
+        for action in backlog:
+            self.at_work(action)
+
+    def end(self, *, power: bool) -> None:
+        """Be gone, with or without the machine; nobody learns what became of proposals."""
+        self.alive = False
+        self.world.network.vanish(self, list(self.links.values()), silently=power)
+        for proposal in list(self.proposals):
+            proposal.give_up()
+
+    def leave_undone(self) -> None:
+        """Do on the disk only a part of what its threads are at, in the moment of the end."""
+        rng, disk = self.world.rng, self.host.disk
+        works: list[Callable[[], object]] = []
+        if self._sync is not None:
+            works.append(self._sync)
+        if self._writing is not None and not self._writing.done():
+            works.append(self._writing.work)
+        rng.shuffle(works)
+        last = disk.steps + rng.randrange(2 * WORK_STEPS)
+        disk.on_step = lambda step: Fault.CUT if step.number > last else None
+        try:
+            for work in works:
+                work()
+        except (PowerCut, OSError, DataError):
+            pass  # As it was meant to.
+
+    # What the engine does.
+
+    def propose(self, command: bytes, timeout_s: float) -> None:
+        """Propose a command, unless it is known at once that it could not be committed."""
+        leader = self.node._getLeader()
+        if leader is None or (leader.id != self.name and leader.id not in self.links):
+            return
+        proposal = WatchedProposal(self.name, self.world.checker, command, self.world.succeeded)
+        self.proposals[proposal] = None
+        self.node.submit(command, proposal)
+        self.wake()
+        self.after(timeout_s, partial(self._give_up, proposal))
+
+    def _give_up(self, proposal: WatchedProposal) -> None:
+        """The deadline of a proposal is there, met or not."""
+        self.proposals.pop(proposal, None)
+        proposal.give_up()
+
+    def transfer(self, server: str) -> None:
+        """Hand leadership over, if the other has caught up."""
+        if self.node._isLeader() and server in self.links and self.node.caught_up(server):
+            self.node.hand_over(server)
+            self.wake()
+
+    def compact(self) -> None:
+        """Take a snapshot in the next turn."""
+        self.node.forceLogCompaction()
+
+    @property
+    def leads(self) -> bool:
+        """Whether it believes that it leads."""
+        return bool(self.alive and self.leading() is not None)
+
+    def leading(self) -> int | None:
+        """The term that it leads, for whoever checks it (R22)."""
+        if not self.node._isLeader():
+            return None
+        term: int = self.node.raftCurrentTerm
+        return term
+
+    # Turns.
+
+    def wake(self) -> None:
+        """Take a turn soon, once for all that arrive now; `_synced` does if the disk works."""
+        if not self._scheduled and self._sync is None:
+            self._scheduled = True
+            self.world.schedule.after(0.0, self.at_work, self._turn)
+
+    def _beat(self) -> None:
+        """Take a turn now and then even when nothing arrives."""
+        self.after(TICK_S, self._beat)
+        self._turn()
+
+    def _turn(self) -> None:
+        """Tick, begin a sync, and let leave what was said once that is done (S9)."""
+        self._scheduled = False
+        if self._sync is not None:
+            return
+        node = self.node
+        node.doTick(0.0)
+        work = self.journal.begin_sync()
+        self._observe()
+        for link in self.links.values():
+            link.sealed += link.kept
+            link.kept.clear()
+        if work is None:
+            self._release()
+        else:
+            self._sync = work
+            self.after(self._disk_time_s(), self._synced)
+        bound = self.world.conditions.compaction_bytes
+        if self.journal.log_bytes > bound and not self.store.storing:
+            node.forceLogCompaction()
+        progress = (node.end_index, node.raftCommitIndex, node.raftLastApplied)
+        if progress != self._progress:
+            self._progress = progress
+            self.wake()
+        if self.clock() - self._swept_at > SWEEP_S:
+            self._swept_at = self.clock()
+            node.forget(is_finished)
+
+    def _synced(self) -> None:
+        """The disk has done its part: let leave what is durable now, and take the next turn."""
+        work = self._sync
+        assert work is not None
+        fault: OSError | None = None
+        try:
+            work()
+        except OSError as error:
+            fault = error
+        self._sync = None
+        self.journal.end_sync(fault)
+        self._release()
+        self._turn()
+
+    def _release(self) -> None:
+        """Let leave what was sealed."""
+        world = self.world
+        for peer, link in self.links.items():
+            if link.sealed:
+                frames, link.sealed = link.sealed, []
+                for _, message in frames:
+                    world.checker.said(self.name, peer, message)
+                link.sent_at = world.clock()
+                world.network.carry(link, frames)
+
+    def _disk_time_s(self) -> float:
+        """How long the disk takes this time."""
+        return self.host.disk_s * (0.2 + 2.0 * self.world.rng.random())
+
+    def _write_in_background(self, work: Callable[[], bytes]) -> Future[bytes]:
+        """Write a snapshot while the engine goes on."""
+        self.world.tally["snapshots taken"] += 1
+        writing = self._writing = Writing(work)
+        self.after(10 * self._disk_time_s(), writing.finish)
+        return writing
+
+    def _entry(self, index: int) -> Entry:
+        """The log's entry at an index."""
+        return self.journal[index - self.journal[0][1]]
+
+    def _observe(self) -> None:
+        """Show the checker what this turn has brought."""
+        node = self.node
+        self.machine.catch_up(node.raftLastApplied)
+        if self.journal.truncated:
+            self.world.checker.truncated(self.name, self.journal.truncated, self.journal[:])
+            self.journal.truncated.clear()
+        term = node.raftCurrentTerm
+        if term < self._term or node.raftLastApplied < self._progress[2]:
+            raise self.world.checker.broken(
+                f"{self.name} goes back from {self._term}, {self._progress}"
+            )
+        self._term = term
+        if self._led != term and node._isLeader():
+            self._led = term
+            self.world.checker.leads(self.name, term, self.journal[:])
+            self.world.elected(self)
+
+    # Connections.
+
+    def link_ready(self, link: Link) -> None:
+        """A connection is there; the one that it replaces is closed first (S7)."""
+        before = self.links.pop(link.peer, None)
+        if before is not None:
+            self._lose(before)
+        self.links[link.peer] = link
+        self._wire.on_connected(self._nodes[link.peer])
+        self.wake()
+
+    def link_closed(self, link: Link) -> None:
+        """A connection has ended, whoever has closed it."""
+        if link.closed:
+            return
+        if self.links.get(link.peer) is link:
+            del self.links[link.peer]
+            self._lose(link)
+        if link.dials:
+            self.world.network.dial_later(self, link.peer)
+
+    def _lose(self, link: Link) -> None:
+        """Close an end, and let the engine know."""
+        self.world.network.hang_up(link)
+        self._wire.on_disconnected(self._nodes[link.peer])
+        self.wake()
+
+    def receive(self, link: Link, frames: list[Frame]) -> None:
+        """Messages have arrived."""
+        node, on_message, stale = self._nodes[link.peer], self._wire.on_message, link.closed
+        for body, _ in frames:
+            if link.closed and not stale:
+                return
+            if body:
+                on_message(node, decode(body))
+        self.wake()
+
+    def _say(self, peer: str, message: Message) -> bool:
+        """Keep a message until its turn is durable; who does not read loses the connection."""
+        link = self.links.get(peer)
+        if link is None:
+            return False
+        body = encode(message)
+        link.kept.append((body, message))
+        link.unread_bytes += len(body)
+        if self._pending_bytes(peer) > MAX_UNSENT_BYTES:
+            self.link_closed(link)
+            return False
+        self.wake()
+        return True
+
+    def _pending_bytes(self, peer: str) -> int:
+        """What a peer has not taken yet, as if all were as large as it really is."""
+        link = self.links.get(peer)
+        return link.unread_bytes * SCALE if link is not None else 0
+
+    def _watch(self) -> None:
+        """Ping where it is quiet, and close what is silent, as `Peers` does."""
+        now = self.clock()
+        held_up_s = max(0.0, now - self._watched_at - 2 * PING_S)
+        self._watched_at = now
+        for link in list(self.links.values()):
+            link.received_at += held_up_s
+            if now - link.received_at > SILENCE_S:
+                self.link_closed(link)
+            elif now - link.sent_at > PING_S:
+                link.sent_at = now
+                self.world.network.carry(link, [PING])
+        self.after(PING_S, self._watch)
+
+    def _check_leader(self, server: str, done: Callable[[int | None], None]) -> None:
+        """Ask a server over a fresh connection whether it leads; None if it does not say."""
+        answers: list[int | None] = []
+
+        def answered(term: int | None) -> None:
+            if not answers:
+                answers.append(term)
+                done(term)
+                self.wake()
+
+        self.world.network.check(self, server, answered)
+        self.after(CHECK_S, partial(answered, None))
