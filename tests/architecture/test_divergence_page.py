@@ -61,12 +61,6 @@ def test_every_fault_has_a_row_with_a_test_of_its_own() -> None:
     assert without == []
 
 
-def test_every_test_that_the_page_names_exists() -> None:
-    named = set(_TEST.findall(PAGE))
-    assert len(named) > len(FAULTS)
-    assert named - set(contract_tests()) == set()
-
-
 def test_every_name_of_code_in_the_page_exists() -> None:
     named = set(_CODE.findall(PAGE)) - {("licraft", "replication")}
     assert len(named) > len(FAULTS)
