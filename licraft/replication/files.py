@@ -169,10 +169,14 @@ def make_directory(directory: Path) -> None:
             SYSTEM_DISK.sync_directory(path.parent)
 
 
-def data_error(path: Path, fault: OSError) -> DiskError:
+_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE})
+
+
+def data_error(path: Path, fault: OSError) -> DataError:
     """What an operating system's error means to whoever runs the server."""
     reason = fault.strerror or str(fault)
-    return DiskError(f"{path}: {reason}: check the disk, its free space and the permissions")
+    kind = DiskError if fault.errno in _PASSING else DataError
+    return kind(f"{path}: {reason}: check the disk, its free space and the permissions")
 
 
 class DirectoryLock:
