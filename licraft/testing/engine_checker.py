@@ -8,7 +8,6 @@ state machine safety) and the promises of the engine's `propose`.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -26,15 +25,16 @@ class SafetyBroken(AssertionError):
 
 
 class Applied(NamedTuple):
-    """What is committed at one log index, and the digest of all commands up to it."""
+    """What is committed at one log index, and the digest of all commands up to it.
+
+    `known_in` is the term of the server that applied it first: it was committed in that
+    term or an earlier one, which need not be the entry's own (Raft, figure 8).
+    """
 
     content: bytes
     term: int
     digest: bytes
-
-
-def _term(applied: Applied) -> int:
-    return applied.term
+    known_in: int
 
 
 def chain(digest: bytes, index: int, command: bytes) -> bytes:
@@ -46,7 +46,7 @@ class Checker:
     """What has been seen so far; every method raises SafetyBroken if it contradicts that."""
 
     def __init__(self) -> None:
-        self.history: list[Applied] = [Applied(b"", -1, b""), Applied(NO_COMMAND, 0, b"")]
+        self.history: list[Applied] = [Applied(b"", -1, b"", -1), Applied(NO_COMMAND, 0, b"", -1)]
         self.index_of: dict[bytes, int] = {}
         self.succeeded: dict[bytes, int] = {}
         self.never: set[bytes] = set()
@@ -88,8 +88,8 @@ class Checker:
             if index > log[-1][1] or log[index - first][2] != term:
                 raise self.broken(f"{server} cuts the committed entry {index} of term {term}")
 
-    def applied(self, server: str, entry: Entry) -> bytes:
-        """State machine safety: all apply the same at each index; returns the digest there."""
+    def applied(self, server: str, entry: Entry, current_term: int) -> None:
+        """State machine safety: all apply the same at each index."""
         content, index, term = entry
         history = self.history
         if index > len(history):
@@ -101,7 +101,7 @@ class Checker:
                     f"{server} applies {content!r} of term {term} at {index}, "
                     f"where {known.content!r} of term {known.term} is"
                 )
-            return known.digest
+            return
         digest = history[-1].digest
         if content != NO_COMMAND:
             command = content[1:]
@@ -113,8 +113,7 @@ class Checker:
                     f"{server} applies {command!r} at {index} and {self.index_of[command]}"
                 )
             self.index_of[command] = index
-        history.append(Applied(content, term, digest))
-        return digest
+        history.append(Applied(content, term, digest, current_term))
 
     def restored(self, server: str, index: int, digest: bytes) -> None:
         """A snapshot holds what all applied up to its index."""
@@ -132,8 +131,11 @@ class Checker:
             raise self.broken(f"{server} and {known} lead term {term}")
         self.leaders[term] = server
         first, last = log[0][1], log[-1][1]
-        # One that was paused may be seen late: what later leaders committed it need not have.
-        committed = bisect.bisect_left(self.history, term, key=_term)
+        # Only what was committed in an earlier term: one that was paused may be seen to lead
+        # when later leaders have committed more.
+        committed = len(self.history)
+        while self.history[committed - 1].known_in >= term:
+            committed -= 1
         if last < committed - 1:
             raise self.broken(
                 f"{server} leads term {term} with {last} of {committed - 1} committed entries"

@@ -28,7 +28,7 @@ from licraft.replication.proposals import is_finished
 from licraft.replication.pysyncobj_engine import CHECK_S, SWEEP_S, TICK_S, EngineConfig
 from licraft.replication.snapshot import SnapshotStore, reconcile
 from licraft.testing.disk import Fault, MemoryDisk, PowerCut
-from licraft.testing.engine_checker import Checker, Entry, SafetyBroken
+from licraft.testing.engine_checker import Checker, SafetyBroken
 from licraft.testing.engine_network import PING, Frame, Link, Network, Schedule
 from licraft.testing.engine_parts import (
     DIRECTORY,
@@ -126,7 +126,7 @@ class Member:
         self._swept_at = self._watched_at = 0.0
         self._wire = Wire(self._say)
         state_bytes = world.conditions.state_bytes
-        self.machine = Machine(host.name, world.checker, self._entry, state_bytes)
+        self.machine = Machine(host.name, world.checker, self._applied, state_bytes)
 
     def start(self) -> None:
         """Read the disk, restore the state, listen, dial, and begin to take turns."""
@@ -362,9 +362,10 @@ class Member:
         self.after(10 * self._disk_time_s(), writing.finish)
         return writing
 
-    def _entry(self, index: int) -> Entry:
-        """The log's entry at an index."""
-        return self.journal[index - self.journal[0][1]]
+    def _applied(self, index: int) -> None:
+        """Show the checker the entry at an index that is applied now."""
+        entry = self.journal[index - self.journal[0][1]]
+        self.world.checker.applied(self.name, entry, self.node.raftCurrentTerm)
 
     def _observe(self) -> None:
         """Show the checker what this turn has brought."""

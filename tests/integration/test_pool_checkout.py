@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from support.processes import MakePool, ServerPool, wait_for
 
-from licraft.client import AsyncClient, AsyncSeat, NoSeatsAvailable
+from licraft.client import AsyncClient, AsyncSeat, NoSeatsAvailable, PoolUnavailable
 
 pytest_plugins = ["support.pool_fixtures"]
 
@@ -72,7 +72,15 @@ async def take_all(pool: ServerPool, server: str, counts: dict[str, int]) -> flo
     async def take(client: AsyncClient) -> None:
         while left:
             feature, count = left.pop()
-            seats.extend([await client.checkout(feature) for _ in range(count)])
+            seats.extend([await take_one(client, feature) for _ in range(count)])
+
+    async def take_one(client: AsyncClient, feature: str) -> AsyncSeat:
+        # A machine that is held up for a second loses its lease, and has it again soon.
+        while True:
+            try:
+                return await client.checkout(feature)
+            except PoolUnavailable:
+                await asyncio.sleep(0.1)
 
     async with AsyncClient([pool.urls[server]], pool.client) as client:
         begun = time.monotonic()

@@ -131,8 +131,8 @@ def _seen() -> Checker:
     for server in ("alpha", "beta"):
         checker.appended(server, NOOP, (NO_COMMAND, 1, 0))
         checker.appended(server, PUT, NOOP)
-        checker.applied(server, NOOP)
-        checker.applied(server, PUT)
+        checker.applied(server, NOOP, 1)
+        checker.applied(server, PUT, 1)
     checker.success("alpha", b"put", 3)
     checker.said("beta", "alpha", {"type": "response_vote", "term": 1})
     return checker
@@ -144,10 +144,10 @@ BROKEN: dict[str, Callable[[Checker], object]] = {
     "a leader with another entry": lambda c: c.leads("beta", 2, [NOOP, (b"\0put", 3, 0)]),
     "two entries of an index and a term": lambda c: c.appended("beta", (b"\0x", 3, 1), NOOP),
     "other logs before an entry": lambda c: c.appended("beta", PUT, (NO_COMMAND, 2, 0)),
-    "another command applied": lambda c: c.applied("gamma", (b"\0x", 2, 1)),
-    "another term applied": lambda c: c.applied("gamma", (NO_COMMAND, 2, 0)),
-    "a command left out": lambda c: c.applied("gamma", (b"\0x", 5, 1)),
-    "a command applied twice": lambda c: c.applied("alpha", (b"\0put", 4, 1)),
+    "another command applied": lambda c: c.applied("gamma", (b"\0x", 2, 1), 1),
+    "another term applied": lambda c: c.applied("gamma", (NO_COMMAND, 2, 0), 1),
+    "a command left out": lambda c: c.applied("gamma", (b"\0x", 5, 1), 1),
+    "a command applied twice": lambda c: c.applied("alpha", (b"\0put", 4, 1), 1),
     "a committed entry cut": lambda c: c.truncated("beta", [PUT], [NOOP]),
     "a committed entry replaced": lambda c: c.truncated("beta", [PUT], [NOOP, (b"\0x", 3, 2)]),
     "another state restored": lambda c: c.restored("gamma", 3, b"other"),
@@ -177,13 +177,22 @@ def test_the_checker_finds_what_was_reported_as_never_executed() -> None:
     checker = _seen()
     checker.failure("beta", b"late", NotExecuted("no"))
     with pytest.raises(SafetyBroken, match="never"):
-        checker.applied("alpha", (b"\0late", 4, 1))
+        checker.applied("alpha", (b"\0late", 4, 1), 1)
+
+
+def test_what_a_later_leader_has_committed_an_earlier_one_need_not_have() -> None:
+    """An entry of term 1 that term 4 has committed: who leads term 3, seen late, may lack it."""
+    checker = _seen()
+    checker.applied("alpha", (b"\0old", 4, 1), 4)
+    checker.leads("beta", 3, [NOOP, PUT, (NO_COMMAND, 4, 3)])
+    with pytest.raises(SafetyBroken):
+        checker.leads("gamma", 5, [NOOP, PUT, (NO_COMMAND, 4, 3)])
 
 
 def test_the_checker_takes_what_may_happen() -> None:
     checker = _seen()
     checker.failure("beta", b"late", OutcomeUnknown("perhaps"))
-    checker.applied("alpha", (b"\0late", 4, 1))
+    checker.applied("alpha", (b"\0late", 4, 1), 1)
     checker.leads("alpha", 1, [PUT])
     checker.leads("gamma", 2, [PUT, (b"\0late", 4, 1), (NO_COMMAND, 5, 2)])
     checker.truncated("beta", [(b"\0mine", 4, 0)], [PUT])
