@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench simulate clean
 
 demo: .venv/run.stamp
 	@exec $(BIN)/licraft demo $(ARGS)
@@ -27,6 +27,10 @@ QUESTIONS ?= $(basename $(notdir $(shell grep -ls __main__ benchmarks/*.py)))
 bench: .venv/dev.stamp
 	@set -e; for question in $(QUESTIONS); do \
 	  echo "== $$question"; $(BIN)/python -m benchmarks.$$question $(ARGS); done
+
+# The engine under seeded faults, by default 4,000 seeds: about 40 minutes on two cores.
+simulate: .venv/dev.stamp
+	@$(BIN)/python -m licraft.testing.engine_simulation --servers 3 5 $(if $(ARGS),$(ARGS),--seeds 4000)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
