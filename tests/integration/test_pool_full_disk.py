@@ -38,7 +38,7 @@ def unmount(folder: Path) -> None:
 @pytest.fixture
 def small_disks(tmp_path: Path) -> Iterator[ServerPool]:
     """A pool of three that is ready and has a license, on disks that are easily filled."""
-    pool = ServerPool(tmp_path / "pool")
+    pool = ServerPool(tmp_path / "pool", on_disk=True)
     mounted: list[Path] = []
     try:
         for name in pool.names:
