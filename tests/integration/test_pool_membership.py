@@ -172,7 +172,7 @@ def test_servers_come_and_go_under_load(make_pool: MakePool) -> None:
     try:
         join(pool, "epsilon", at="alpha")
         wait_for(lambda: all_up(pool), 15, "five servers are up")
-        assert pool.leader() == "alpha"
+        wait_for(lambda: pool.leader() == "alpha", 20, "the first in priority leads")
         for name in ("delta", "alpha"):
             remove(pool, name, at="epsilon")
             wait_for(lambda: all_up(pool), 15, "those that are left are up")
