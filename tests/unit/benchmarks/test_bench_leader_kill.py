@@ -98,7 +98,7 @@ class PretendedLedger:
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader_kill, "_CALM_S", (0.01, 0.02))
+    monkeypatch.setattr(leader_kill, "_CALM_S", (0.1, 0.2))
     monkeypatch.setattr(leader_kill, "_KEPT_WITHIN_S", 0.02)
 
 
