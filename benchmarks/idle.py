@@ -63,11 +63,11 @@ def idle(seconds: float) -> dict[str, Idle]:
     """What three idle servers use."""
     with licraft_servers(len(NAMES), {FEATURE: 100}) as pool:
         print(f"settling for {_SETTLE_S:.0f} s, then idle for {seconds:.0f} s", file=sys.stderr)
-        time.sleep(_SETTLE_S)
+        time.sleep(_SETTLE_S)  # A pool that has just elected is not idle yet.
         pids = {name: node.pid for name, node in pool.nodes.items()}
         before = {name: (_cpu_s(pid), resident_bytes(pid)) for name, pid in pids.items()}
         started = time.perf_counter()
-        time.sleep(seconds)
+        time.sleep(seconds)  # Idling is what is measured.
         found = {}
         for name, pid in pids.items():
             cpu_s, rss = before[name]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from licraft.core.outcomes import Applied
 from licraft.replication.pysyncobj_engine import EngineConfig, start_engine
 from licraft.server.pool import ReplicatedPool
 
@@ -26,8 +27,8 @@ class _Noting(ReplicatedPool):
         super().__init__()
         self.digests: dict[int, str] = {}
 
-    def apply(self, index: int, command: bytes) -> object:  # type: ignore[override]  # see below
-        """Apply; the result is of no use here."""
+    def apply(self, index: int, command: bytes) -> Applied:
+        """Apply, and note the state's digest."""
         applied = super().apply(index, command)
         self.digests[index] = self.digest()
         return applied
