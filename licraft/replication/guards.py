@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pysyncobj import SyncObjConf
+from pysyncobj import FAIL_REASON, SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
@@ -25,6 +25,7 @@ from licraft.replication.engine import Members, Roster
 from licraft.replication.journal import DurableJournal
 from licraft.replication.library import (
     ALL_GUARDS,
+    FOLLOWER,
     Guard,
     check_library,
     check_member,
@@ -37,6 +38,8 @@ from licraft.replication.messages import CHANGE, NO_OP, REGULAR, Entry, Message,
 from licraft.replication.snapshot import SnapshotStore
 
 WINDOW_BYTES = 4 * 1024 * 1024
+MAX_WAITING_BYTES = 32 * 1024 * 1024
+"""What a leader takes on before it is committed: etcd calls it MaxUncommittedEntriesSize."""
 
 
 class GuardedSyncObj(Membership):
@@ -87,6 +90,7 @@ class GuardedSyncObj(Membership):
         self._paused: set[Node] = set()
         self._announced = (0, 0)
         self._voters: tuple[int, set[Node]] = (0, set())
+        self._waiting: tuple[int, int] = (0, 0)
         self._heard_at = clock() - conf.raftMaxTimeout
         self._round = rng.getrandbits(32)
         self._pre_votes: set[Node] = set()
@@ -152,6 +156,20 @@ class GuardedSyncObj(Membership):
             if not commits[index]:
                 del commits[index]
 
+    def fall_back(self) -> None:
+        """Stop leading if no majority has answered for long; a tick does this too.
+
+        Nothing of it has to be durable, so it need not wait for a disk as ticks do.
+        """
+        if not self._isLeader():
+            return
+        deadline = self._clock() - self._fallback_s
+        last = self._SyncObj__lastResponseTime
+        answering = 1 + sum(last[node] > deadline for node in self._SyncObj__otherNodes)
+        if 2 * answering <= len(self._SyncObj__otherNodes) + 1:
+            self._SyncObj__setState(FOLLOWER)
+            self._SyncObj__raftLeader = None
+
     # Turns.
 
     def _onTick(self, timeToWait: float = 0.0) -> None:
@@ -167,6 +185,27 @@ class GuardedSyncObj(Membership):
                 self._announced = progress
                 self._SyncObj__sendAppendEntries()
 
+    def _applyCommand(
+        self, command: bytes, callback: object, commandType: int | None = None
+    ) -> None:
+        """Queue a command, this server's or another's; a leader has a bound in bytes as well."""
+        if self._isLeader():
+            waiting = self._waiting_bytes
+            if waiting and waiting + len(command) > MAX_WAITING_BYTES:
+                self._SyncObj__callErrCallback(FAIL_REASON.QUEUE_FULL, callback)
+                return
+            self._waiting = (self.raftCurrentTerm, waiting + len(command))
+        super()._applyCommand(command, callback, commandType)
+
+    @property
+    def _waiting_bytes(self) -> int:
+        """Bytes of the commands that this leader took in its term and has not applied yet.
+
+        It may be short by what came from the leader before, and by a type byte each.
+        """
+        term, waiting = self._waiting
+        return waiting if term == self.raftCurrentTerm else 0
+
     def _SyncObj__applyLogEntries(self) -> bool:
         """Apply what is committed, and only as far as this server's own log is durable (S9)."""
         if Guard.SYNC_BEFORE_APPLY not in self._guards:
@@ -181,6 +220,7 @@ class GuardedSyncObj(Membership):
     def _SyncObj__doApplyCommand(self, command: bytes) -> object:
         """Hand a command's bytes to the one replicated method; nothing is unpickled."""
         kind = command[0]
+        self._waiting = (self._waiting[0], max(0, self._waiting[1] - len(command)))
         if kind in (REGULAR, CHANGE):
             result: object = self._idToMethod[0](command[1:], _doApply=True)
             # Any command may have formed the pool, which says who its members are.

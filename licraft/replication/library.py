@@ -28,6 +28,7 @@ METHODS = (
     "_getLeader",
     "_isLeader",
     "_SyncObj__applyLogEntries",
+    "_SyncObj__callErrCallback",
     "_SyncObj__changeCluster",
     "_SyncObj__connectedToAnyone",
     "_SyncObj__deleteEntriesFrom",

@@ -4,8 +4,8 @@ May import asyncio, msgspec and `messages`. What a link may do, and to whom it d
 its `Hub`'s to say.
 
 A frame is its length (4 bytes, big-endian, of what follows), its kind (1 byte), its body.
-Each side says hello (protocol version, pool, name) before anything else is read, and until
-then may send 1 KiB.
+Each side says hello (protocol versions, pool, name) before anything else is read, and until
+then may send 1 KiB. They go on in the newest version that both speak.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from licraft.replication.messages import MAX_FRAME_BYTES, Message, MessageError
 
 log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 1
+OLDEST_PROTOCOL, NEWEST_PROTOCOL = 1, 1
+"""What this release speaks: at least what the one before it did, for rolling upgrades."""
 MAX_HELLO_BYTES = 1024
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 MAX_ASKS = 256
@@ -102,15 +103,16 @@ class Hub(Protocol):
         ...
 
 
-class _Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Who speaks, to whom, in which pool and protocol.
+class _Hello(msgspec.Struct, frozen=True, array_like=True):
+    """Who speaks, to whom, in which pool and protocols; later releases may say more after it.
 
     `founders` is a digest of the names of all servers while there is no pool yet: two that
     would form different ones must not talk. With `check` the one that dials wants only this answer:
     `leading` is the term that the other leads, if it does (R22).
     """
 
-    version: int
+    newest: int
+    oldest: int
     pool: str
     server: str
     founders: str
@@ -325,7 +327,8 @@ class Link(asyncio.Protocol):
         """Say who speaks; nothing that has to be durable is said, so it leaves at once."""
         hub = self._hub
         hello = _Hello(
-            PROTOCOL_VERSION,
+            NEWEST_PROTOCOL,
+            OLDEST_PROTOCOL,
             hub.pool,
             hub.server,
             hub.founders,
@@ -371,8 +374,9 @@ class Link(asyncio.Protocol):
     def _fault_of(self, hello: _Hello) -> str | None:
         """What is wrong with a hello, or None."""
         hub = self._hub
-        if hello.version != PROTOCOL_VERSION:
-            return f"it speaks protocol {hello.version}, not {PROTOCOL_VERSION}"
+        if not max(hello.oldest, OLDEST_PROTOCOL) <= min(hello.newest, NEWEST_PROTOCOL):
+            theirs, ours = (hello.oldest, hello.newest), (OLDEST_PROTOCOL, NEWEST_PROTOCOL)
+            return f"it speaks the protocols {theirs[0]} to {theirs[1]}, not {ours[0]} to {ours[1]}"
         if hello.pool != hub.pool or hello.to != hub.server:
             return f"it wants {hello.to!r} of pool {hello.pool!r}"
         if self._dialed is not None and hello.server != self._dialed:

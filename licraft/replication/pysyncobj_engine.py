@@ -31,7 +31,7 @@ from licraft.replication.engine import (
     StateMachine,
 )
 from licraft.replication.files import DirectoryLock
-from licraft.replication.guards import GuardedSyncObj
+from licraft.replication.guards import MAX_WAITING_BYTES, GuardedSyncObj
 from licraft.replication.journal import DurableJournal
 from licraft.replication.library import ALL_GUARDS, Guard, check_library, configuration
 from licraft.replication.machine import ReplicatedMachine
@@ -72,7 +72,7 @@ class EngineConfig:
     joining: bool = False
     append_entries_period_s: float = 0.1
     election_timeout_s: tuple[float, float] = (0.5, 1.0)
-    leader_fallback_s: float = 1.0
+    leader_fallback_s: float = 0.9
     max_proposals: int = 4096
     compaction_entries: int = 5000
     compaction_bytes: int = 32 * 1024 * 1024
@@ -136,6 +136,7 @@ class PySyncObjEngine(Engine):
         self._scheduled = False
         self._stopped: str | None = None
         self._proposals: set[Proposal] = set()
+        self._proposed_bytes = 0
         self._checks: set[asyncio.Task[int | None]] = set()
         self._seen: tuple[object, ...] = ()
         self._progress = (0, 0, 0)
@@ -246,8 +247,11 @@ class PySyncObjEngine(Engine):
             raise NotExecuted(f"not proposed: {why}")
         if len(self._proposals) >= self._config.max_proposals:
             raise Overloaded(f"not proposed: {len(self._proposals)} commands wait already")
+        if self._proposed_bytes and self._proposed_bytes + len(command) > MAX_WAITING_BYTES:
+            raise Overloaded(f"not proposed: {self._proposed_bytes} bytes wait already")
         proposal = Proposal(self._loop.create_future())
         self._proposals.add(proposal)
+        self._proposed_bytes += len(command)
         self._node.submit(command, proposal, kind)
         self._wake()
         try:
@@ -259,6 +263,7 @@ class PySyncObjEngine(Engine):
             ) from None
         finally:
             self._proposals.discard(proposal)
+            self._proposed_bytes -= len(command)
 
     async def ask(self, server: str, body: bytes, timeout_s: float) -> bytes:
         """Ask one other server, outside the log; raises PeerUnreachable."""
@@ -340,10 +345,12 @@ class PySyncObjEngine(Engine):
         self._scheduled = False
         if self._stopped is not None:
             return
+        node = self._node
         if self._syncing is not None:
             self._peers.flush()
+            node.fall_back()
+            self._notice_changes()
             return
-        node = self._node
         try:
             node.doTick(0.0)
             work = self._journal.begin_sync()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pysyncobj import FAIL_REASON
 from stock_bench import CASES, GUARDED, bench_for
-from sync_bench import GAMMA, Bench, acknowledge
+from sync_bench import BETA, GAMMA, Bench, acknowledge
 from sync_bench import clock_fixture as clock_fixture
 
+from licraft.replication.guards import MAX_WAITING_BYTES
 from licraft.replication.library import Guard
 from licraft.replication.pysyncobj_engine import EngineConfig
 
@@ -98,4 +100,67 @@ def test_an_isolated_leader_does_not_believe_in_itself_for_long(
 
 
 def test_an_isolated_leader_steps_down_with_the_engines_own_options() -> None:
-    assert EngineConfig("pool", "alpha", {}, Path()).leader_fallback_s <= 1.0
+    assert EngineConfig("pool", "alpha", {}, Path()).leader_fallback_s < 1.0
+
+
+@pytest.mark.parametrize("silence_s", [0.9, 1.1])
+def test_a_leader_falls_back_without_a_tick_or_a_word_to_its_disk(
+    tmp_path: Path, silence_s: float
+) -> None:
+    """While the disk syncs there are no ticks, and a slow one must not keep a leader in place."""
+    bench = Bench(tmp_path)
+    bench.lead()
+    acknowledge(bench, GAMMA, bench.journal[-1][1] + 1)
+    bench.journal.sync()
+    bench.now += silence_s
+    bench.node.fall_back()
+    assert bench.node._isLeader() == (silence_s < 1.0)
+    assert (bench.node._getLeader() is None) == (silence_s > 1.0)
+    assert not bench.journal.dirty
+
+
+def test_a_leader_refuses_more_bytes_than_it_may_hold_uncommitted(tmp_path: Path) -> None:
+    """Without a bound in bytes, commands of 4 MB each would fill a leader's memory."""
+    bench = Bench(tmp_path, server="alpha", batch_bytes=4 * MAX_WAITING_BYTES)
+    bench.lead()
+    bench.wire.take()
+    reasons: list[int] = []
+    whole = MAX_WAITING_BYTES // 4
+
+    def propose(size: int) -> None:
+        bench.node.submit(bytes(size), lambda _, reason: reasons.append(reason))
+
+    for _ in range(3):
+        propose(whole)
+        bench.turn()
+    bench.hear(BETA, "apply_command", command=b"\0" + bytes(whole - 1), request_id=6)
+    propose(1000)
+    assert reasons == [FAIL_REASON.QUEUE_FULL]
+    bench.hear(BETA, "apply_command", command=b"\0" + bytes(1000), request_id=7)
+    refusals = [message for server, message in bench.wire.take() if "error" in message]
+    assert [(m["request_id"], m["error"]) for m in refusals] == [(7, FAIL_REASON.QUEUE_FULL)]
+    # What is committed makes room again.
+    bench.turn()
+    acknowledge(bench, GAMMA, bench.journal[-1][1] + 1)
+    bench.turn()
+    assert reasons == [FAIL_REASON.QUEUE_FULL, *[FAIL_REASON.SUCCESS] * 3]
+    propose(2 * MAX_WAITING_BYTES)  # One by itself always has room.
+    bench.turn()
+    acknowledge(bench, GAMMA, bench.journal[-1][1] + 1)
+    bench.turn()
+    assert reasons[4:] == [FAIL_REASON.SUCCESS]
+
+
+def test_what_an_earlier_term_left_uncommitted_takes_no_room(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, server="alpha", batch_bytes=4 * MAX_WAITING_BYTES)
+    bench.lead()
+    bench.node.submit(bytes(MAX_WAITING_BYTES), lambda *_: None)
+    bench.turn()
+    bench.now += 2.0
+    bench.turn()
+    assert not bench.node._isLeader()
+    bench.lead()
+    reasons: list[int] = []
+    bench.node.submit(b"x", lambda _, reason: reasons.append(reason))
+    bench.turn()
+    assert reasons == []

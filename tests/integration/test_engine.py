@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,7 @@ from licraft.errors import (
     ProposalError,
 )
 from licraft.replication.engine import MAX_COMMAND_BYTES
+from licraft.replication.guards import MAX_WAITING_BYTES
 from licraft.replication.pysyncobj_engine import EngineConfig, PySyncObjEngine, start_engine
 
 NAMES = ("alpha", "beta", "gamma")
@@ -363,6 +365,62 @@ def test_a_full_disk_stops_the_server_before_it_acknowledges(
             assert pool.machines["alpha"].count == 0
             assert isinstance(pool.faults[0], DataError)
             assert "journal" in str(pool.faults[0])
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_with_a_slow_disk_steps_down_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no ticks while the disk works, and a leader of nobody must not wait for it."""
+    sync, stands, goes_on = os.fdatasync, threading.Event(), threading.Event()
+
+    def slow(descriptor: int) -> None:
+        stands.set()
+        goes_on.wait(20.0)
+        sync(descriptor)
+
+    async def scenario() -> None:
+        async with Pool(tmp_path) as pool:
+            leader = pool.engines[await pool.elected()]
+            for name in [name for name in pool.names if name != pool.leader]:
+                pool.kill(name)
+            monkeypatch.setattr(os, "fdatasync", slow)
+            changes = pool.changes
+            proposal = asyncio.create_task(leader.propose(b"x", 20.0))
+            try:
+                await until(stands.is_set)
+                await until(lambda: leader.status().leader is None)
+                await until(lambda: pool.changes > changes, 1.0)
+                assert not leader.status().leads
+                assert not proposal.done()
+                with pytest.raises(NotExecuted, match="no leader"):
+                    await leader.propose(b"y", 1.0)
+            finally:
+                goes_on.set()
+                proposal.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_what_one_server_may_have_proposed_is_bounded_in_bytes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Pool(tmp_path) as pool:
+            leader = await pool.elected()
+            term = pool.engines[leader].status().term
+            follower = pool.engines[pool.follower()]
+            sizes = [bytes(MAX_COMMAND_BYTES)] * 12
+            outcomes = await asyncio.gather(
+                *(follower.propose(command, 20.0) for command in sizes), return_exceptions=True
+            )
+            refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
+            assert len(refused) == 12 - MAX_WAITING_BYTES // MAX_COMMAND_BYTES
+            assert all("bytes wait already" in str(outcome) for outcome in refused)
+            # What was taken on is executed, the leader keeps its place, and there is room again.
+            await follower.propose(b"x", 5.0)
+            await pool.same_everywhere()
+            assert pool.engines[leader].status().term == term
+            assert pool.machines[leader].count == 12 - len(refused) + 1
 
     asyncio.run(scenario())
 

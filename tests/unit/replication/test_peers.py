@@ -237,7 +237,8 @@ def test_another_pool_or_another_list_of_servers_is_refused(difference: str) -> 
 
 def hello(server: str, **changes: object) -> bytes:
     fields = {
-        "version": 1,
+        "newest": 1,
+        "oldest": 1,
         "pool": "pool",
         "server": server,
         "members": hashlib.sha256(b"alpha\nbeta").hexdigest(),
@@ -247,6 +248,33 @@ def hello(server: str, **changes: object) -> bytes:
     }
     fields.update(changes)
     return frame(link_module.HELLO, msgspec.msgpack.encode(list(fields.values())))
+
+
+@pytest.mark.parametrize(
+    ("newest", "oldest", "more", "admitted"),
+    [(1, 1, (), True), (2, 1, ("news", 7), True), (3, 2, (), False), (0, 0, (), False)],
+)
+def test_releases_that_share_a_version_of_the_protocol_talk(
+    newest: int, oldest: int, more: tuple[object, ...], admitted: bool
+) -> None:
+    """A later release may speak more versions, and say more in its hello (rolling upgrade)."""
+
+    async def scenario() -> None:
+        alpha, _ = pair()
+        host, port = alpha.address.split(":")
+        async with running(alpha):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            extra = {str(place): thing for place, thing in enumerate(more)}
+            writer.write(hello("beta", newest=newest, oldest=oldest, **extra))
+            answer = await asyncio.wait_for(reader.read(1024), 5.0)
+            assert bool(answer) == admitted
+            if admitted:
+                await until(lambda: "beta" in alpha.peers.connected)
+            else:
+                assert not alpha.peers.connected
+            writer.close()
+
+    asyncio.run(scenario())
 
 
 async def read_to_the_end(reader: asyncio.StreamReader) -> None:
