@@ -11,6 +11,7 @@ completeness), and two logs that agree in one entry agree in all before it (log 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -124,10 +125,10 @@ class GuardedSyncObj(Membership):
 
     @property
     def rest_s(self) -> float:
-        """How long nothing is due by the clock: no message of a leader, no election."""
+        """How long nothing is due by the clock: no message or fall of a leader, no election."""
         due = self._SyncObj__raftElectionDeadline
         if self._isLeader():
-            due = self._SyncObj__newAppendEntriesTime
+            due = min(self._SyncObj__newAppendEntriesTime, self._falls_back_at())
         return float(due - self._clock())
 
     def caught_up(self, server: str) -> bool:
@@ -161,14 +162,16 @@ class GuardedSyncObj(Membership):
 
         Nothing of it has to be durable, so it need not wait for a disk as ticks do.
         """
-        if not self._isLeader():
-            return
-        deadline = self._clock() - self._fallback_s
-        last = self._SyncObj__lastResponseTime
-        answering = 1 + sum(last[node] > deadline for node in self._SyncObj__otherNodes)
-        if 2 * answering <= len(self._SyncObj__otherNodes) + 1:
+        if self._isLeader() and self._falls_back_at() <= self._clock():
             self._SyncObj__setState(FOLLOWER)
             self._SyncObj__raftLeader = None
+
+    def _falls_back_at(self) -> float:
+        """When a majority will not have answered this leader for too long, if none does."""
+        last = self._SyncObj__lastResponseTime
+        answers = sorted((last[node] for node in self._SyncObj__otherNodes), reverse=True)
+        others_needed = (len(answers) + 1) // 2
+        return answers[others_needed - 1] + self._fallback_s if others_needed else math.inf
 
     # Turns.
 

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 FatalHandler = Callable[[BaseException], None]
 TICK_S = 0.02
-REST_S = 0.05
+REST_S = 0.2
 SWEEP_S = 1.0
 TRANSFER_S = 1.0
 CHECK_S = 0.3
