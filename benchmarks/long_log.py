@@ -1,14 +1,13 @@
 """A member that commits for long beside a large state, and tells its pauses and its memory.
 
-May import the engine, the server room's state machine and the core's commands. The state
-has 1,000 features and 9 servers, though only three take part: its size is what matters
-for a snapshot. What is committed are renewals of a lease, the commonest entry of a pool.
+May import the engine, the server room and the core's commands. The state has 1,000
+features and 9 servers, though only three take part: its size is what matters for a
+snapshot. What is committed are renewals of a lease, the commonest entry of a pool.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from licraft.core.commands import (
 )
 from licraft.pool_files import NAMES as ALL_NAMES
 from licraft.replication.engine import Engine
+from licraft.server.lifecycle import tend_garbage
 from licraft.server.pool import ReplicatedPool
 from licraft.vendor.keys import generate
 from licraft.vendor.license_file import read_license_file
@@ -42,7 +42,6 @@ _SEATS = 100
 _IN_USE = 8
 _WALL_S = 1_700_000_000
 _PROPOSE_S = 60.0
-_COLLECT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def run_long(place: Place, pipe: Connection, certificates: Path, commits: int) -
             applied = engine.status().applied_index
             return Health(resident_bytes("self"), applied, machine.snapshots, pauses)
 
-        tending = asyncio.ensure_future(_tend_garbage())
+        tending = asyncio.ensure_future(tend_garbage())
         await obey(pipe, {"leader": leader, "fill": fill, "commit": commit, "health": health})
         tending.cancel()
         probe.close()
@@ -143,14 +142,3 @@ async def _commit(engine: Engine, serials: Iterator[int], commits: int) -> int:
 
 def _entry(command: Command) -> bytes:
     return encode_entry(Entry("", 0, 0, (command,)), versions.KNOWN)
-
-
-async def _tend_garbage() -> None:
-    """Collect as servers do: young garbage every second, and what survives is frozen."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    while True:
-        await asyncio.sleep(_COLLECT_S)
-        gc.collect(1)
-        gc.freeze()

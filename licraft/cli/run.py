@@ -7,12 +7,15 @@ stops it in an orderly way; systemd is told when it is ready (`Type=notify`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,13 +25,16 @@ import uvloop
 from licraft.api.access import Tokens
 from licraft.api.server import ApiServer
 from licraft.errors import SettingsError
-from licraft.server.lifecycle import RunningServer, start_server
+from licraft.server.lifecycle import start_server
 from licraft.settings import Settings, load_settings
 
 log = logging.getLogger("licraft")
 
-_STOP_S = 10.0
 _SWITCH_S = 0.0005
+_LOOK_S = 0.1
+_FEW_FILES = 4096
+# One that recovers grants nothing yet, but it answers heartbeats.
+_SERVES = ("serving", "recovering")
 
 
 @click.command()
@@ -52,6 +58,7 @@ def run(config: Path) -> None:
     """
     settings = load_settings(config, os.environ)
     start_logging(settings)
+    raise_file_limit()
     # The disk's thread works for moments only: it must not wait 5 ms for each of them.
     sys.setswitchinterval(_SWITCH_S)
     uvloop.run(serve(settings))
@@ -78,7 +85,7 @@ async def serve(settings: Settings) -> None:
         await api.start()
         log.info("%s serves on %s:%d", settings.server, settings.api_host, api.port)
         try:
-            await _until_stopped(running, stop)
+            await until_stopped(running.server.status, stop)
         finally:
             notify("STOPPING=1")
             await running.stop()
@@ -89,19 +96,46 @@ async def serve(settings: Settings) -> None:
     log.info("%s has stopped", settings.server)
 
 
-async def _until_stopped(running: RunningServer, stop: asyncio.Event) -> None:
-    """Tell systemd once the server is part of the pool, then wait for the signal."""
+async def until_stopped(state: Callable[[], str], stop: asyncio.Event) -> None:
+    """Wait for `stop`, and tell systemd once the server serves; before that, what it waits for.
+
+    `state` is the server's state in one word. One that only joins the pool is not ready:
+    what is ordered after it may ask it for seats.
+    """
     waiting = asyncio.ensure_future(stop.wait())
+    told = ""
     try:
         while not waiting.done():
-            status = running.server.status()
-            if status not in ("starting", "no_quorum"):
-                notify(f"READY=1\nSTATUS={status}")
+            word = state()
+            if word in _SERVES:
+                notify(f"READY=1\nSTATUS={word}")
                 break
-            await asyncio.wait([waiting], timeout=0.1)
+            if word != told:
+                notify(f"STATUS={word}")
+                told = word
+            await asyncio.wait([waiting], timeout=_LOOK_S)
         await waiting
     finally:
         waiting.cancel()
+
+
+def raise_file_limit() -> int:
+    """Let this process open as many files as its hard limit allows; returns how many.
+
+    Every client's connection is one, and the usual soft limit is 1,024. Source: getrlimit(2).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The kernel's own limit may have been set below the hard one: then the soft one stays.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < _FEW_FILES:
+        log.warning(
+            "this process may open %d files only, and each client's connection is one: "
+            "raise its hard limit (systemd: LimitNOFILE=65536)",
+            limit,
+        )
+    return limit
 
 
 def read_tokens(settings: Settings) -> Tokens | None:

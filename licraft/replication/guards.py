@@ -39,7 +39,7 @@ from licraft.replication.messages import CHANGE, NO_OP, REGULAR, Entry, Message,
 from licraft.replication.snapshot import SnapshotStore
 
 WINDOW_BYTES = 4 * 1024 * 1024
-MAX_WAITING_BYTES = 32 * 1024 * 1024
+MAX_WAITING_BYTES = 64 * 1024 * 1024
 """What a leader takes on before it is committed: etcd calls it MaxUncommittedEntriesSize."""
 
 

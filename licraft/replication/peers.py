@@ -234,13 +234,9 @@ class Peers(Transport):  # type: ignore[misc]  # PySyncObj has no types
     # pysyncobj.transport.Transport
 
     def send(self, node: Node, message: Message) -> bool:
-        """Keep a Raft message for the next flush; whether the peer is connected."""
+        """Keep a Raft message for the end of this turn; whether the peer is connected."""
         link = self._links.get(node.id)
-        if link is None:
-            return False
-        sent = link.send(RAFT, messages.encode(message))
-        self.on_activity()
-        return sent
+        return link is not None and link.send(RAFT, messages.encode(message))
 
     def destroy(self) -> None:
         """Close the listener and every connection, at once."""

@@ -31,7 +31,7 @@ from licraft.replication.engine import (
     StateMachine,
 )
 from licraft.replication.files import DirectoryLock
-from licraft.replication.guards import MAX_WAITING_BYTES, GuardedSyncObj
+from licraft.replication.guards import GuardedSyncObj
 from licraft.replication.journal import DurableJournal
 from licraft.replication.library import ALL_GUARDS, Guard, check_library, configuration
 from licraft.replication.machine import ReplicatedMachine
@@ -51,6 +51,8 @@ SWEEP_S = 1.0
 TRANSFER_S = 1.0
 CHECK_S = 0.3
 EXIT_STATUS = 70
+MAX_PROPOSED_BYTES = 32 * 1024 * 1024
+"""What one server may have proposed and not seen committed: half of what a leader takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,7 @@ class PySyncObjEngine(Engine):
             raise NotExecuted(f"not proposed: {why}")
         if len(self._proposals) >= self._config.max_proposals:
             raise Overloaded(f"not proposed: {len(self._proposals)} commands wait already")
-        if self._proposed_bytes and self._proposed_bytes + len(command) > MAX_WAITING_BYTES:
+        if self._proposed_bytes and self._proposed_bytes + len(command) > MAX_PROPOSED_BYTES:
             raise Overloaded(f"not proposed: {self._proposed_bytes} bytes wait already")
         proposal = Proposal(self._loop.create_future())
         self._proposals.add(proposal)

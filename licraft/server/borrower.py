@@ -80,6 +80,16 @@ class Borrower:
         """Note what is in use, once a renewal, to see how fast demand grows."""
         desk.in_use_before = self._grants.record.in_use.get(desk.feature, 0)
 
+    def allocated(self, feature: str) -> None:
+        """This server's seats of a feature may have changed: update the record of them (B33)."""
+        desk = self._grants.desk(feature)
+        allocation = self._grants.allocation(feature)
+        if allocation > desk.allocated and desk.borrow:
+            desk.received_s = self._clock.now()
+        desk.allocated = allocation
+        self._grants.serve(desk)
+        self.offer(desk)
+
     def ended(self, event: BorrowEnded) -> None:
         """This server's borrow is over, or found no more."""
         desk = self._grants.desk(event.feature)

@@ -33,10 +33,12 @@ class Grants:
     def __init__(
         self, server: str, pool: ReplicatedPool, clock: Clock, record_log: RecordLog
     ) -> None:
+        """Begin with nothing on record; raises DataError if an earlier record cannot be read."""
         self._server = server
         self._pool = pool
         self._clock = clock
         self._log = record_log
+        self._saved = record_log.load()
         self._mint: TokenMint | None = None
         self._minted_for = ""
         self._log_due_s = float("-inf")
@@ -61,6 +63,12 @@ class Grants:
             self._mint = TokenMint(bytes.fromhex(secret))
             self._minted_for = secret
         return self._mint
+
+    def in_use(self, server: str) -> dict[str, int]:
+        """What is in use at a server: its own record here, else what it last reported."""
+        if server == self._server:
+            return self.record.in_use
+        return self.state.servers[server].in_use
 
     def desk(self, feature: str) -> Desk:
         """The desk of a feature of the table."""
@@ -189,6 +197,12 @@ class Grants:
         desk.queue.clear()
         desk.queue.extend(staying)
 
+    def turn_away(self, code: Code) -> None:
+        """Send everybody who waits to another server."""
+        for desk in self.desks.values():
+            if desk.queue:
+                self.deny(desk, lambda _: True, code)
+
     def expire(self) -> None:
         """Take what was not renewed in time off the record."""
         freed: dict[str, Desk] = {}
@@ -199,6 +213,13 @@ class Grants:
         for desk in freed.values():
             self.serve(desk)
             self.on_freed(desk)
+
+    def recall(self, last_incarnation: int) -> SavedRecord | None:
+        """What an earlier process left on disk, if it may be believed; only once."""
+        saved, self._saved = self._saved, None
+        if saved is None or not saved.trusted(last_incarnation, self._log.boot):
+            return None
+        return saved
 
     def begin(self, incarnation: int, saved: SavedRecord | None) -> None:
         """Act as `incarnation`, with a record that was saved, if it may be believed.

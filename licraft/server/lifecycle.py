@@ -53,7 +53,7 @@ class RunningServer:
         self.server = server
         self.engine = engine
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(server.run()), loop.create_task(_tend_garbage())]
+        self._tasks = [loop.create_task(server.run()), loop.create_task(tend_garbage())]
         self._tasks[0].add_done_callback(_stop_if_failed)
 
     async def stop(self) -> None:
@@ -129,8 +129,8 @@ async def assemble(
     return RunningServer(server, engine)
 
 
-async def _tend_garbage() -> None:
-    """Collect young garbage often and leave what is old alone.
+async def tend_garbage() -> None:
+    """Collect young garbage often and leave what is old alone, until cancelled.
 
     A full collection looks at every live authorization and would stop the server for
     tens of milliseconds with 200,000 of them. What survives a young collection is frozen:

@@ -81,7 +81,7 @@ class RecordLog:
 
     def __init__(self, path: Path, boot: str) -> None:
         self._path = path
-        self._boot = boot
+        self.boot = boot
         self._file: int | None = None
         self._lines = 0
         self._unwritten: list[tuple[object, ...]] = []
@@ -120,7 +120,7 @@ class RecordLog:
         """Begin a new file, for this incarnation, with what is on record now."""
         self.abandon()
         aside = self._path.with_suffix(".new")
-        lines: list[object] = [_Header(incarnation, self._boot)]
+        lines: list[object] = [_Header(incarnation, self.boot)]
         lines += [_grant(authorization) for authorization in live]
         try:
             file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -1,6 +1,6 @@
 """What a license server shows: its state as the bodies of the `GET` calls.
 
-May import the core, `wire` and this room. Reads only.
+May import the core, the engine's contract, `wire` and this room. Reads only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from licraft import __version__
 from licraft.core.license import CodeStatus, code_statuses
 from licraft.core.priority import priority_list
 from licraft.core.state import PoolState, ServerStatus
+from licraft.replication.engine import EngineStatus
 from licraft.server.answers import license_fault
 from licraft.server.license_keeper import text_digest
 from licraft.server.reports import LinesAnswer
@@ -41,17 +42,18 @@ def pool_view(server: LicenseServer) -> PoolView:
     """`GET /v1/pool`."""
     state = server.state
     status = server.engine.status()
+    leader = leader_in_touch(status)
     servers = [
         ServerView(
             name=member.name,
-            role="leader" if member.name == status.leader else "follower",
+            role="leader" if member.name == leader else "follower",
             state=member.word,
             url=member.api,
             incarnation=member.incarnation,
             lease_remaining=round(server.standing.lease_remaining_s(), 3)
             if member.name == server.name
             else None,
-            in_use=sum(in_use(server, member.name).values()),
+            in_use=sum(server.grants.in_use(member.name).values()),
             allocated=sum(
                 pool.allocations.get(member.name, 0) for pool in state.table.features.values()
             ),
@@ -63,10 +65,10 @@ def pool_view(server: LicenseServer) -> PoolView:
         pool=state.pool or server.config.pool,
         server=server.name,
         state=server.status(),
-        leader=status.leader,
+        leader=leader,
         term=status.term,
         applied_index=status.applied_index,
-        priority=[place.name for place in priority_list(state, status.leader)],
+        priority=[place.name for place in priority_list(state, leader)],
         servers=servers,
         license=LicenseView(state.license.sequence, text_digest(state.license.text)),
         trouble=trouble(server),
@@ -74,11 +76,10 @@ def pool_view(server: LicenseServer) -> PoolView:
     )
 
 
-def in_use(server: LicenseServer, name: str) -> dict[str, int]:
-    """What is in use at a server: its own record here, else what it last reported."""
-    if name == server.name:
-        return server.grants.record.in_use
-    return server.state.servers[name].in_use
+def leader_in_touch(status: EngineStatus) -> str | None:
+    """Who leads; None where that is only remembered, by a server that is cut off from it."""
+    in_touch = status.leader == status.server or status.leader in status.connected
+    return status.leader if in_touch else None
 
 
 def feature_view(server: LicenseServer, feature: str) -> FeatureView:
@@ -89,7 +90,7 @@ def feature_view(server: LicenseServer, feature: str) -> FeatureView:
     servers = {
         member.name: AllocationView(
             allocated=pool.allocations.get(member.name, 0),
-            in_use=in_use(server, member.name).get(feature, 0),
+            in_use=server.grants.in_use(member.name).get(feature, 0),
             target=pool.target.get(member.name, 0) if pool.target is not None else None,
             threshold=member.threshold if pool.threshold is None else pool.threshold,
         )
@@ -181,7 +182,7 @@ def status_detail(server: LicenseServer) -> str:
         case "refused":
             return f"is refused by the others: {server.engine.status().turned_away}"
         case _:
-            leader = server.engine.status().leader
+            leader = leader_in_touch(server.engine.status())
             return f"is joining the pool; leader: {leader or 'none yet'}"
 
 

@@ -10,7 +10,7 @@ from stock_bench import CASES, GUARDED, bench_for
 from sync_bench import BETA, GAMMA, Bench, acknowledge
 from sync_bench import clock_fixture as clock_fixture
 
-from licraft.replication.guards import MAX_WAITING_BYTES
+from licraft.replication import guards
 from licraft.replication.library import Guard
 from licraft.replication.pysyncobj_engine import EngineConfig
 
@@ -119,13 +119,16 @@ def test_a_leader_falls_back_without_a_tick_or_a_word_to_its_disk(
     assert not bench.journal.dirty
 
 
-def test_a_leader_refuses_more_bytes_than_it_may_hold_uncommitted(tmp_path: Path) -> None:
+def test_a_leader_refuses_more_bytes_than_it_may_hold_uncommitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a bound in bytes, commands of 4 MB each would fill a leader's memory."""
-    bench = Bench(tmp_path, server="alpha", batch_bytes=4 * MAX_WAITING_BYTES)
+    bench = Bench(tmp_path, server="alpha")
+    monkeypatch.setattr(guards, "MAX_WAITING_BYTES", 4000)
     bench.lead()
     bench.wire.take()
     reasons: list[int] = []
-    whole = MAX_WAITING_BYTES // 4
+    whole = 1000
 
     def propose(size: int) -> None:
         bench.node.submit(bytes(size), lambda _, reason: reasons.append(reason))
@@ -134,9 +137,9 @@ def test_a_leader_refuses_more_bytes_than_it_may_hold_uncommitted(tmp_path: Path
         propose(whole)
         bench.turn()
     bench.hear(BETA, "apply_command", command=b"\0" + bytes(whole - 1), request_id=6)
-    propose(1000)
+    propose(100)
     assert reasons == [FAIL_REASON.QUEUE_FULL]
-    bench.hear(BETA, "apply_command", command=b"\0" + bytes(1000), request_id=7)
+    bench.hear(BETA, "apply_command", command=b"\0" + bytes(99), request_id=7)
     refusals = [message for server, message in bench.wire.take() if "error" in message]
     assert [(m["request_id"], m["error"]) for m in refusals] == [(7, FAIL_REASON.QUEUE_FULL)]
     # What is committed makes room again.
@@ -144,17 +147,20 @@ def test_a_leader_refuses_more_bytes_than_it_may_hold_uncommitted(tmp_path: Path
     acknowledge(bench, GAMMA, bench.journal[-1][1] + 1)
     bench.turn()
     assert reasons == [FAIL_REASON.QUEUE_FULL, *[FAIL_REASON.SUCCESS] * 3]
-    propose(2 * MAX_WAITING_BYTES)  # One by itself always has room.
+    propose(5000)  # One by itself always has room.
     bench.turn()
     acknowledge(bench, GAMMA, bench.journal[-1][1] + 1)
     bench.turn()
     assert reasons[4:] == [FAIL_REASON.SUCCESS]
 
 
-def test_what_an_earlier_term_left_uncommitted_takes_no_room(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, server="alpha", batch_bytes=4 * MAX_WAITING_BYTES)
+def test_what_an_earlier_term_left_uncommitted_takes_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "MAX_WAITING_BYTES", 4000)
+    bench = Bench(tmp_path, server="alpha")
     bench.lead()
-    bench.node.submit(bytes(MAX_WAITING_BYTES), lambda *_: None)
+    bench.node.submit(bytes(4000), lambda *_: None)
     bench.turn()
     bench.now += 2.0
     bench.turn()

@@ -23,9 +23,13 @@ from licraft.errors import (
     PeerUnreachable,
     ProposalError,
 )
+from licraft.replication import pysyncobj_engine
 from licraft.replication.engine import MAX_COMMAND_BYTES
-from licraft.replication.guards import MAX_WAITING_BYTES
-from licraft.replication.pysyncobj_engine import EngineConfig, PySyncObjEngine, start_engine
+from licraft.replication.pysyncobj_engine import (
+    EngineConfig,
+    PySyncObjEngine,
+    start_engine,
+)
 
 NAMES = ("alpha", "beta", "gamma")
 
@@ -403,24 +407,28 @@ def test_a_leader_with_a_slow_disk_steps_down_all_the_same(
     asyncio.run(scenario())
 
 
-def test_what_one_server_may_have_proposed_is_bounded_in_bytes(tmp_path: Path) -> None:
+def test_what_one_server_may_have_proposed_is_bounded_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pysyncobj_engine, "MAX_PROPOSED_BYTES", 80_000)
+
     async def scenario() -> None:
         async with Pool(tmp_path) as pool:
             leader = await pool.elected()
             term = pool.engines[leader].status().term
             follower = pool.engines[pool.follower()]
-            sizes = [bytes(MAX_COMMAND_BYTES)] * 12
+            commands = [bytes(10_000)] * 12
             outcomes = await asyncio.gather(
-                *(follower.propose(command, 20.0) for command in sizes), return_exceptions=True
+                *(follower.propose(command, 20.0) for command in commands), return_exceptions=True
             )
             refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
-            assert len(refused) == 12 - MAX_WAITING_BYTES // MAX_COMMAND_BYTES
+            assert len(refused) == 4
             assert all("bytes wait already" in str(outcome) for outcome in refused)
             # What was taken on is executed, the leader keeps its place, and there is room again.
             await follower.propose(b"x", 5.0)
             await pool.same_everywhere()
             assert pool.engines[leader].status().term == term
-            assert pool.machines[leader].count == 12 - len(refused) + 1
+            assert pool.machines[leader].count == 9
 
     asyncio.run(scenario())
 

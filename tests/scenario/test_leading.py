@@ -43,6 +43,37 @@ def test_a_server_that_comes_and_goes_is_not_handed_leadership() -> None:
     run_virtual(program())
 
 
+def test_a_server_that_is_cut_off_names_no_leader_though_its_engine_remembers_one() -> None:
+    async def program() -> None:
+        async with InProcessPool(3) as pool:
+            before = pool.server("gamma").pool()
+            assert (before.leader, before.priority[0]) == ("alpha", "alpha")
+            pool.log.isolate("gamma")
+            assert pool.engine("gamma").status().leader == "alpha"
+            view = pool.server("gamma").pool()
+            assert view.leader is None
+            assert {server.role for server in view.servers} == {"follower"}
+            for name in ("alpha", "beta"):
+                view = pool.server(name).pool()
+                assert view.leader == "alpha"
+                roles = {server.name: server.role for server in view.servers}
+                assert roles == {"alpha": "leader", "beta": "follower", "gamma": "follower"}
+            pool.log.heal()
+            assert pool.server("gamma").pool().leader == "alpha"
+
+    run_virtual(program())
+
+
+def test_a_server_that_lost_its_link_to_the_leader_alone_names_none() -> None:
+    async def program() -> None:
+        async with InProcessPool(3) as pool:
+            pool.log.cut("alpha", "gamma")
+            assert pool.server("gamma").pool().leader is None
+            assert pool.server("beta").pool().leader == "alpha"
+
+    run_virtual(program())
+
+
 def test_without_handback_leadership_stays() -> None:
     async def program() -> None:
         async with InProcessPool(3, leader_handback=False) as pool:

@@ -115,6 +115,8 @@ def test_a_server_that_is_down_already_is_gone_as_soon_as_its_seats_are_reclaime
             pool.start("gamma")
             await pool.advance(5.0)
             assert pool.server("gamma").status() == "joining"
+            readiness = pool.server("gamma").readiness()
+            assert (readiness.ready, readiness.state) == (False, "joining")
             status, _ = await pool.checkout("gamma", CheckoutRequest("cad"))
             assert status == 503
 

@@ -27,6 +27,7 @@ from licraft.server.borrower import Borrower
 from licraft.server.desk import Desk
 from licraft.server.lease import Lease
 from licraft.server.license_server import LicenseServer
+from licraft.server.reactions import Reactions
 from licraft.server.record_log import SavedRecord
 from licraft.server.standing import Standing
 from licraft.testing.simulated_clients import SafetyBroken
@@ -81,10 +82,10 @@ def release_without_setting_aside(
     return future
 
 
-_came_up = LicenseServer._came_up
+_came_up = Reactions._came_up
 
 
-def came_up_and_kept_the_record(self: LicenseServer, event: ServerCameUp) -> None:
+def came_up_and_kept_the_record(self: Reactions, event: ServerCameUp) -> None:
     """A server whose seats were reclaimed goes on as if they had not been."""
     _came_up(self, replace(event, reclaimed=False))
 
@@ -134,7 +135,7 @@ MUTATIONS = [
     ),
     Mutation(
         "keeps the record of reclaimed seats",
-        {(LicenseServer, "_came_up"): came_up_and_kept_the_record},
+        {(Reactions, "_came_up"): came_up_and_kept_the_record},
         30,
         {
             **CROWDED,
