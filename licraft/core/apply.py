@@ -163,8 +163,7 @@ def _up(command: ServerUp, state: PoolState, index: int, events: list[Event]) ->
             command.incarnation,
             command.nonce,
             server.incarnation,
-            # A new one of a name that was dropped before has not granted anything either.
-            server.reclaimed or (server.incarnation > 0 and server.status is ServerStatus.NEW),
+            server.reclaimed,
         )
     )
     server.incarnation = command.incarnation

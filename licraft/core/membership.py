@@ -9,6 +9,10 @@ Its way out is `RemoveServer` (removing: it counts no more, its lease is not ren
 clients go elsewhere), then the rules of any silent server, `ServerDown` and `Reclaim`, and
 `DropServer` when nobody can rely on its seats any more: they go to the free pool.
 
+A name is used once. A server that was cut off since before another left may still count it,
+and would take the vote of a new one of that name, which does not know what the old one had
+promised: two leaders (the seeded simulation of the engine finds it within 70 seeds).
+
 Each of these commands changes the set of voters by one server at most, which is what lets the
 engine take them one at a time without two majorities that do not meet (Ongaro's thesis, 4.1).
 """
@@ -23,6 +27,7 @@ from licraft.core.outcomes import DONE, OVERTAKEN, Code, Effect, Outcome
 from licraft.core.state import PoolState, ServerState, ServerStatus
 
 MAX_SERVERS = 9
+MAX_PAST_NAMES = 1000
 
 _GONE = Outcome(Effect.REFUSED, code=Code.NOT_FOUND)
 _TAKEN = Outcome(Effect.REFUSED, code=Code.INVALID_REQUEST)
@@ -74,18 +79,13 @@ def _add(state: PoolState, command: AddServer) -> Outcome:
         return OVERTAKEN if same else _TAKEN
     if not state.formed or not new.name:
         return OVERTAKEN
+    if new.name in state.past_names:
+        return _TAKEN
     if any(s.api == new.api or s.peer == new.peer for s in state.servers.values()):
         return _TAKEN
-    if len(state.servers) >= MAX_SERVERS:
+    if len(state.servers) >= MAX_SERVERS or len(state.past_names) >= MAX_PAST_NAMES:
         return _FULL
-    # What an earlier server of this name still has under way must not count as this one's.
-    state.servers[new.name] = ServerState(
-        new.name,
-        new.api,
-        new.peer,
-        incarnation=state.past_incarnations,
-        status=ServerStatus.JOINING,
-    )
+    state.servers[new.name] = ServerState(new.name, new.api, new.peer, status=ServerStatus.JOINING)
     return DONE
 
 
@@ -113,6 +113,6 @@ def _drop(state: PoolState, server: ServerState) -> Outcome:
     """A server that was leaving is gone."""
     if not server.removing or not is_idle(server):
         return OVERTAKEN
-    state.past_incarnations = max(state.past_incarnations, server.incarnation)
+    state.past_names += (server.name,)
     del state.servers[server.name]
     return DONE

@@ -82,9 +82,8 @@ class PoolState:
     """The replicated state of a pool; `servers` are in leader priority order.
 
     `preferred_leader` comes before all of them while it is not empty. `members_index` is the
-    log index at which it last changed who takes part. No server that was dropped had an
-    incarnation above `past_incarnations`. `version` is that of the commands and states
-    which the pool writes.
+    log index at which it last changed who takes part. `past_names` are those of servers
+    that are gone. `version` is that of the commands and states which the pool writes.
     """
 
     pool: str = ""
@@ -98,7 +97,7 @@ class PoolState:
     clock_s: int = 0
     preferred_leader: str = ""
     members_index: int = 0
-    past_incarnations: int = 0
+    past_names: tuple[str, ...] = ()
     membership: int = 0
     index: int = 0
     version: int = 1

@@ -322,7 +322,7 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
             offset = end
         if offset == 0:
             # The first frame is in place before the file gets its name: it is never torn.
-            raise DataError(f"{self.path}: damaged at offset 0: {_RESTORE}")
+            raise DataError(f"{self.path}: damaged at offset 0: {RESTORE}")
         if offset < len(content):
             self._check_cut(content, offset)
         last = self._entries[-1][1] if self._entries else 1
@@ -334,7 +334,7 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
         position = content.find(_MAGIC, offset + 1)
         while position >= 0:
             if next(_frames(content, position), None) is not None:
-                raise DataError(f"{self.path}: damaged at offset {offset}: {_RESTORE}")
+                raise DataError(f"{self.path}: damaged at offset {offset}: {RESTORE}")
             position = content.find(_MAGIC, position + 1)
         log.warning(
             "%s: cut an incomplete write of %d bytes at offset %d (the server stopped while "
@@ -402,7 +402,10 @@ class DurableJournal(Journal):  # type: ignore[misc]  # PySyncObj has no types
         return DataError(f"{self.path}: damaged at offset {frame - _FRAME.size}: {what}")
 
 
-_RESTORE = "move the data_dir away and let the server rejoin the pool as a new member"
+RESTORE = (
+    "remove this server from the pool, and add it under another name, with an empty data_dir "
+    "(`licraft server remove`, `licraft server add`)"
+)
 
 
 def _frames(content: bytes, offset: int = 0) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,9 @@ Single-server changes keep the majorities of neighbouring sets overlapping (Onga
         for that commit index came with it, and is in the same frame of its journal;
     (b) nobody stands before it has applied all that it has heard to be committed (M2);
     (c) after a restart the members are those of the snapshot and of what is applied of the
-        journal, up to its commit index, before any election; never those of a file.
+        journal, up to its commit index, before any election; never those of a file;
+    (d) a name is used once (M4, see `core.membership`): the overlap rests on what voters
+        remember, and a new server of an old name has forgotten it.
 
 What happens otherwise: a leads {a, b, c}, and appends "add d" and "add e" at once. Both reach
 b, a majority, and a applies them: now {a, d, e} are 3 of 5. b has them in its log and has not

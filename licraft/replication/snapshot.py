@@ -28,7 +28,7 @@ from pysyncobj.node import Node
 
 from licraft.errors import DataError
 from licraft.replication.files import SYSTEM_DISK, Disk, data_error, read_or_none, replace_file
-from licraft.replication.journal import DurableJournal
+from licraft.replication.journal import RESTORE, DurableJournal
 from licraft.replication.messages import Entry, Piece, SnapshotId
 
 log = logging.getLogger(__name__)
@@ -260,10 +260,7 @@ class SnapshotStore:
         try:
             self._current = decode(self._content, self._pool)
         except SnapshotError as fault:
-            raise DataError(
-                f"{self.path}: {fault}: move the data_dir away and let the server rejoin "
-                "the pool as a new member"
-            ) from fault
+            raise DataError(f"{self.path}: {fault}: {RESTORE}") from fault
 
     def _replaced(self, content: bytes, snapshot: Snapshot) -> None:
         """The file is another; transmissions of the old one start again with the new one."""
@@ -295,7 +292,7 @@ def reconcile(journal: DurableJournal, snapshot: Snapshot | None) -> None:
         if first not in (None, 1):
             raise DataError(
                 f"{journal.path}: starts at entry {first}, and the snapshot of what comes before "
-                "is missing: restore it, or let the server rejoin the pool as a new member"
+                f"is missing: restore it, or {RESTORE}"
             )
         return
     index, term = snapshot.id
@@ -303,7 +300,7 @@ def reconcile(journal: DurableJournal, snapshot: Snapshot | None) -> None:
         # The log is never empty once there is a snapshot; term and vote are lost with it.
         raise DataError(
             f"{journal.path}: empty, and there is a snapshot that ends at {index}: restore it, "
-            "or let the server rejoin the pool as a new member"
+            f"or {RESTORE}"
         )
     if first > index:
         raise DataError(

@@ -151,9 +151,14 @@ class Members:
 
     def _taken(self, request: ServerRequest) -> str:
         """Why a server of this name or address cannot join."""
+        if request.name in self.state.past_names:
+            return (
+                f"{request.name} was a server of this pool before, and a name is used once:"
+                f" choose another, such as {request.name}2; the addresses may be the same"
+            )
         for server in self.state.servers.values():
             if request.name == server.name and server.removing:
-                return f"{server.name} is being removed: add it again once it is gone"
+                return f"{server.name} is being removed, and a name is used once: choose another"
             if request.name == server.name:
                 return f"{server.name} is there already, at {server.api} and {server.peer}"
             if request.api == server.api or request.peer == server.peer:

@@ -1,9 +1,10 @@
 """Looks at every simulated engine for what Raft promises never happens.
 
-May import `errors`. It sees what each server appends, says and applies, and what its
+May import `errors` and the roll. It sees what each server appends, says and applies, and what its
 proposers are told, at the moment at which it happens. The properties are those of figure 3
 of the Raft paper (election safety, leader append-only, log matching, leader completeness,
-state machine safety) and the promises of the engine's `propose`.
+state machine safety), that majorities always meet while members change, and the promises
+of the engine's `propose`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from licraft.errors import NotExecuted
+from licraft.testing.engine_roll import NOBODY, Roll
 
 Entry: TypeAlias = tuple[bytes, int, int]
 """Type byte and command, index, term; as the journal holds it."""
@@ -37,6 +39,14 @@ class Applied(NamedTuple):
     known_in: int
 
 
+class Leadership(NamedTuple):
+    """A server that believes that it leads, and by whom it counts."""
+
+    server: str
+    term: int
+    voters: frozenset[str]
+
+
 def chain(digest: bytes, index: int, command: bytes) -> bytes:
     """The digest of a history that goes on with a command."""
     return hashlib.sha256(b"%b%d:%b" % (digest, index, command)).digest()
@@ -53,6 +63,7 @@ class Checker:
         self.unknown = 0
         self.leaders: dict[int, str] = {}
         self.fault: SafetyBroken | None = None
+        self.rolls: list[Roll] = [NOBODY]
         self._entries: dict[tuple[int, int], tuple[bytes, int | None]] = {}
         self._votes: dict[tuple[str, int], str] = {}
         self._terms: dict[str, int] = {}
@@ -119,6 +130,50 @@ class Checker:
         """A snapshot holds what all applied up to its index."""
         if index >= len(self.history) or self.history[index].digest != digest:
             raise self.broken(f"{server} restores another state than that of {index}")
+
+    # Members.
+
+    @property
+    def roll(self) -> Roll:
+        """Who takes part, by the newest change that any server has applied."""
+        return self.rolls[-1]
+
+    def follows(self, server: str, roll: Roll) -> None:
+        """All have the same members since the same index."""
+        if roll.index > self.roll.index:
+            self.rolls.append(roll)
+        elif roll not in self.rolls:
+            raise self.broken(f"{server} has other members since {roll.index}: {roll}")
+
+    def counts(self, server: str, term: int, voters: frozenset[str]) -> None:
+        """Nobody is elected by a set of members that is two changes old.
+
+        Then the majorities of all sets that are in use meet (Ongaro's thesis, 4.1).
+        """
+        earlier = (r for r in reversed(self.rolls) if self.history[r.index].known_in < term)
+        newest = next(earlier, NOBODY)
+        if newest.index and len(voters ^ frozenset(newest.voters)) > 1:
+            raise self.broken(
+                f"{server} leads term {term} by {sorted(voters)}, "
+                f"where {sorted(newest.voters)} count since {newest.index}"
+            )
+
+    def majorities(self, leaders: Iterable[Leadership], terms: Mapping[str, int]) -> None:
+        """Of two leaders the one of the earlier term has no majority left to commit with.
+
+        `terms` are those of all servers, running or not.
+        """
+        *earlier, newest = sorted(leaders, key=lambda leader: leader.term)
+        for leader in earlier:
+            own = [v for v in leader.voters if terms.get(v, 0) <= leader.term]
+            if leader.term < newest.term and 2 * len(own) > len(leader.voters):
+                raise self.broken(f"two majorities: that of {leader} is {own}, beside {newest}")
+
+    def replaced(self, server: str) -> None:
+        """Another server of this name begins with an empty disk: it has promised nothing."""
+        self._terms.pop(server, None)
+        for key in [key for key in self._votes if key[0] == server]:
+            del self._votes[key]
 
     # Elections.
 

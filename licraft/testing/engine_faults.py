@@ -13,7 +13,8 @@ from itertools import permutations
 from typing import Protocol
 
 from licraft.testing.disk import Fault
-from licraft.testing.engine_member import DISK_S, WORK_STEPS, Host, Member, World
+from licraft.testing.engine_member import WORK_STEPS, Member
+from licraft.testing.engine_world import DISK_S, Host, World
 
 WEIGHTS = {
     "reset": 3,
@@ -36,6 +37,8 @@ WEIGHTS = {
     "hand-over": 2,
 }
 """Every kind of fault, and how often it comes beside others."""
+BETWEEN = ("reset", "one way", "isolate", "isolate the leader", "split", "slow network")
+"""Those that need two servers."""
 
 
 class Pool(Protocol):
@@ -63,7 +66,6 @@ class Misfortunes:
         self._over = False
         self._world = pool.world
         self._rng = pool.world.rng
-        self._names = pool.world.conditions.names
         self._kinds = {name: WEIGHTS[name] for name in kinds}
         self._faults: dict[str, Callable[[Host], str | None]] = {
             "reset": self._reset,
@@ -105,12 +107,26 @@ class Misfortunes:
             return
         rng = self._rng
         name = rng.choices(list(self._kinds), list(self._kinds.values()))[0]
-        host = self._pool.hosts[rng.choice(self._names)]
-        detail = self._faults[name](host)
+        host = self._pool.hosts[rng.choice(list(self._pool.hosts))]
+        alone = len(self._pool.hosts) == 1 and name in BETWEEN
+        detail = None if alone else self._faults[name](host)
         if detail is not None:
             self.seen[name] += 1
             self._note(f"{name}: {detail}")
         self._wait()
+
+    def strike_leader(self) -> None:
+        """One fault now that hits the leader at what it is just about to do."""
+        leader = self._leader()
+        if self._over or leader is None:
+            return
+        host, rng = leader.host, self._rng
+        fault = rng.choice([self._isolate, self._slow_disk, self._kill, self._pause, None])
+        if fault is None:
+            detail: str | None = self.arm(host, power=rng.random() < 0.5, steps=WORK_STEPS)
+        else:
+            detail = fault(host)
+        self._note(f"the leader is hit: {detail}")
 
     def _wait(self) -> None:
         """Let some time pass until the next fault."""
@@ -136,7 +152,7 @@ class Misfortunes:
 
     def _isolate(self, host: Host) -> str:
         """One server hears nobody, is heard by nobody, or both."""
-        others = [name for name in self._names if name != host.name]
+        others = [name for name in self._pool.hosts if name != host.name]
         ways = [(host.name, other) for other in others]
         back = [(other, host.name) for other in others]
         return self._block(self._rng.choice([ways, back, ways + back, ways + back]))
@@ -147,7 +163,7 @@ class Misfortunes:
 
     def _split(self, host: Host) -> str:
         """Two parts that do not hear each other."""
-        names = list(self._names)
+        names = list(self._pool.hosts)
         self._rng.shuffle(names)
         part = names[: self._rng.randint(1, len(names) - 1)]
         return self._block(
@@ -216,7 +232,7 @@ class Misfortunes:
     def _end_many(self, *, power: bool) -> str:
         """All of them, or each but one, or some."""
         share = self._rng.choice([0.6, 0.9, 1.0])
-        chosen = [name for name in self._names if self._rng.random() < share]
+        chosen = [name for name in self._pool.hosts if self._rng.random() < share]
         for name in chosen:
             if self._pool.hosts[name].member is not None:
                 self._pool.end(self._pool.hosts[name], "one of many", power=power)
@@ -249,9 +265,9 @@ class Misfortunes:
     def _cut_power(self, host: Host) -> str | None:
         return self.arm(host, power=True)
 
-    def arm(self, host: Host, *, power: bool) -> str:
+    def arm(self, host: Host, *, power: bool, steps: int = 4 * WORK_STEPS) -> str:
         """End a server at one of its disk's next steps, be it in the middle of its start."""
-        last = host.disk.steps + self._rng.randrange(4 * WORK_STEPS)
+        last = host.disk.steps + self._rng.randrange(steps)
         host.loses_power = power
         host.disk.on_step = lambda step: Fault.CUT if step.number > last else None
         return f"{host.name} after step {last}"
@@ -278,4 +294,4 @@ class Misfortunes:
         return max(terms, key=lambda found: found[0])[1] if terms else None
 
     def _other(self, host: Host) -> str:
-        return self._rng.choice([name for name in self._names if name != host.name])
+        return self._rng.choice([name for name in self._pool.hosts if name != host.name])

@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import os
 import random
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from licraft.errors import DataError
+from licraft.replication.directory import Directory
+from licraft.replication.engine import Members
 from licraft.replication.guards import GuardedSyncObj
-from licraft.replication.library import ALL_GUARDS, Guard, configuration
+from licraft.replication.library import configuration
 from licraft.replication.link import MAX_UNSENT_BYTES
 from licraft.replication.machine import ReplicatedMachine
-from licraft.replication.messages import BATCH_BYTES, Message, decode, encode
+from licraft.replication.messages import REGULAR, Message, decode, encode
 from licraft.replication.peers import PING_S, SILENCE_S
 from licraft.replication.proposals import is_finished
 from licraft.replication.pysyncobj_engine import CHECK_S, SWEEP_S, TICK_S, EngineConfig
 from licraft.replication.snapshot import SnapshotStore, reconcile
-from licraft.testing.disk import Fault, MemoryDisk, PowerCut
-from licraft.testing.engine_checker import Checker, SafetyBroken
-from licraft.testing.engine_network import PING, Frame, Link, Network, Schedule
+from licraft.testing.disk import Fault, PowerCut
+from licraft.testing.engine_checker import Leadership, SafetyBroken
+from licraft.testing.engine_network import PING, Frame, Link, Process
 from licraft.testing.engine_parts import (
     DIRECTORY,
     POOL,
@@ -40,69 +41,16 @@ from licraft.testing.engine_parts import (
     Wire,
     Writing,
 )
+from licraft.testing.engine_roll import addresses
+from licraft.testing.engine_world import Host, World
 
 PIECE_BYTES = 64
 # Pieces are so much smaller than real ones, and so must be the bounds for what waits.
 SCALE = 256 * 1024 // PIECE_BYTES
-START_S = 1000.0
-DISK_S = 0.001
+LEAST_S = 1e-6
 DEFAULTS = EngineConfig(POOL, "", {}, DIRECTORY)
 WORK_STEPS = 8
 """About how many steps of the disk a sync or a snapshot takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What all servers of a run have in common; `names` in order of leader priority."""
-
-    names: tuple[str, ...]
-    guards: frozenset[Guard] = ALL_GUARDS
-    careful_snapshots: bool = True
-    batch_bytes: int = BATCH_BYTES
-    compaction_entries: int = 40
-    compaction_bytes: int = 4000
-    state_bytes: int = 300
-
-
-class Clock:
-    """The clock that PySyncObj reads, one for the process: that of the server at work."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
-        self.rate = 1.0
-
-    def __call__(self) -> float:
-        """Seconds, as the server at work counts them."""
-        return START_S + self._schedule.now * self.rate
-
-
-@dataclass(slots=True)
-class Host:
-    """A server's machine: what outlives its processes."""
-
-    name: str
-    disk: MemoryDisk
-    clock_rate: float
-    disk_s: float = DISK_S
-    fails: bool = False  # its disk may return errors: stopping is then as it should be
-    loses_power: bool = False  # and not only the process, when it is cut
-    member: Member | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """All that surrounds a member; `ended` is told when one ended by itself, and why."""
-
-    conditions: Conditions
-    schedule: Schedule
-    clock: Clock
-    network: Network
-    checker: Checker
-    rng: random.Random
-    ended: Callable[[Member, str], None]
-    elected: Callable[[Member], None]
-    succeeded: Callable[[str, bytes], None]
-    tally: Counter[str]
 
 
 class Member:
@@ -125,6 +73,10 @@ class Member:
         self._term = self._led = 0
         self._swept_at = self._watched_at = 0.0
         self._wire = Wire(self._say)
+        self._joins, self._file = host.joins, host.file
+        self._directory = Directory(host.name, addresses(host.file))
+        self._nodes: dict[str, Any] = {}
+        self._listens = False
         state_bytes = world.conditions.state_bytes
         self.machine = Machine(host.name, world.checker, self._applied, state_bytes)
 
@@ -136,21 +88,23 @@ class Member:
             self.name, self.journal.getCurrentTerm(), self.journal.getVotedForNodeId()
         )
         kind = SnapshotStore if conditions.careful_snapshots else CarelessStore
-        self.store = kind(DIRECTORY, POOL, conditions.names, self.host.disk)
+        self.store = kind(DIRECTORY, POOL, self._file, self.host.disk)
         reconcile(self.journal, self.store.current)
         self.store.background = self._write_in_background
         self.node = self._build()
-        self._nodes = {node.id: node for node in self.node.otherNodes}
         self._term = self.node.raftCurrentTerm
-        self.node.doTick(0.0)
+        # A server that counts alone stands as soon as any time has passed since it was built.
+        world.clock.passed_s = LEAST_S
+        self._tick()
         self.journal.sync()
+        self.host.knows_pool |= self.machine.roll.index > 0
         self.machine.on_restored = partial(world.tally.update, ["snapshots installed"])
         world.network.processes[self.name] = self
-        for name in conditions.names:
-            if name < self.name:
-                world.network.dial(self, name)
+        self._listens = True
+        self._meet()
         self._swept_at = self._watched_at = self.clock()
         self.host.member = self
+        self.host.starts += 1
         self._watch()
         self._beat()
 
@@ -170,7 +124,7 @@ class Member:
         )
         return GuardedSyncObj(
             self.name,
-            dict.fromkeys(conditions.names, ""),
+            addresses(n for n in self._file if n != self.name or not self._joins),
             conf,
             ReplicatedMachine(self.machine),
             self._wire,
@@ -181,6 +135,8 @@ class Member:
             pending_bytes=self._pending_bytes,
             check_leader=self._check_leader,
             guards=conditions.guards,
+            roster=self.machine if conditions.members_of_the_log or not self.host.starts else None,
+            on_members=self._follow_members,
         )
 
     # The process.
@@ -196,7 +152,7 @@ class Member:
         if self.paused:
             self._backlog.append(action)
             return
-        self.world.clock.rate = self.host.clock_rate
+        self.world.clock.rate, self.world.clock.passed_s = self.host.clock_rate, 0.0
         try:
             action()
         except PowerCut as cut:
@@ -224,6 +180,7 @@ class Member:
     def end(self, *, power: bool) -> None:
         """Be gone, with or without the machine; nobody learns what became of proposals."""
         self.alive = False
+        self.host.term = max(self.host.term, self._term)
         self.world.network.vanish(self, list(self.links.values()), silently=power)
         for proposal in list(self.proposals):
             proposal.give_up()
@@ -247,16 +204,19 @@ class Member:
 
     # What the engine does.
 
-    def propose(self, command: bytes, timeout_s: float) -> None:
+    def propose(
+        self, command: bytes, timeout_s: float, kind: int = REGULAR
+    ) -> WatchedProposal | None:
         """Propose a command, unless it is known at once that it could not be committed."""
         leader = self.node._getLeader()
         if leader is None or (leader.id != self.name and leader.id not in self.links):
-            return
+            return None
         proposal = WatchedProposal(self.name, self.world.checker, command, self.world.succeeded)
         self.proposals[proposal] = None
-        self.node.submit(command, proposal)
+        self.node.submit(command, proposal, kind)
         self.wake()
         self.after(timeout_s, partial(self._give_up, proposal))
+        return proposal
 
     def _give_up(self, proposal: WatchedProposal) -> None:
         """The deadline of a proposal is there, met or not."""
@@ -264,8 +224,14 @@ class Member:
         proposal.give_up()
 
     def transfer(self, server: str) -> None:
-        """Hand leadership over, if the other has caught up."""
-        if self.node._isLeader() and server in self.links and self.node.caught_up(server):
+        """Hand leadership over, if the other counts and has caught up."""
+        node = self.node
+        if (
+            node._isLeader()
+            and server in node.voters
+            and server in self.links
+            and node.caught_up(server)
+        ):
             self.node.hand_over(server)
             self.wake()
 
@@ -285,6 +251,12 @@ class Member:
         term: int = self.node.raftCurrentTerm
         return term
 
+    @property
+    def leadership(self) -> Leadership | None:
+        """The term that it believes to lead, and by whom it counts."""
+        term = self.leading()
+        return None if term is None else Leadership(self.name, term, self.node.voters)
+
     # Turns.
 
     def wake(self) -> None:
@@ -301,10 +273,11 @@ class Member:
     def _turn(self) -> None:
         """Tick, begin a sync, and let leave what was said once that is done (S9)."""
         self._scheduled = False
-        if self._sync is not None:
-            return
         node = self.node
-        node.doTick(0.0)
+        if self._sync is not None:
+            node.fall_back()
+            return
+        self._tick()
         work = self.journal.begin_sync()
         self._observe()
         for link in self.links.values():
@@ -325,6 +298,14 @@ class Member:
         if self.clock() - self._swept_at > SWEEP_S:
             self._swept_at = self.clock()
             node.forget(is_finished)
+
+    def _tick(self) -> None:
+        """Tick; who is elected by it was counted by the members from before it."""
+        node, voters = self.node, self.node.voters
+        node.doTick(0.0)
+        term = node.raftCurrentTerm
+        if self._led != term and node._isLeader():
+            self.world.checker.counts(self.name, term, voters)
 
     def _synced(self) -> None:
         """The disk has done its part: let leave what is durable now, and take the next turn."""
@@ -385,6 +366,68 @@ class Member:
             self.world.checker.leads(self.name, term, self.journal[:])
             self.world.elected(self)
 
+    # Who may connect, as in `Peers`.
+
+    @property
+    def founders(self) -> tuple[str, ...]:
+        """The servers of which it would form a pool; none if there is one."""
+        return () if self._joins or self._directory.index else tuple(sorted(self._file))
+
+    def admits(self, other: Process) -> bool:
+        """Whether another one is a server of the pool, by the newest word of it."""
+        strange = self.founders and other.founders and self.founders != other.founders
+        return not strange and other.name in self._nodes
+
+    def reaches(self, servers: Iterable[str]) -> bool:
+        """Whether it knows a majority of these servers, itself perhaps among them."""
+        wanted = set(servers)
+        return 2 * len(wanted & {self.name, *self._directory.others}) > len(wanted)
+
+    def _follow_members(self, members: Members) -> None:
+        """The log has said who the members are: reach those, and part with others."""
+        formed_at = self.world.checker.rolls[1].index
+        if members.index > formed_at:
+            # It heard with the later change that the first one is committed: rule (a).
+            self.host.knows_pool = True
+        self.store.members = tuple(members.addresses)
+        if self._directory.apply(members):
+            self._meet()
+        self.world.adopted(self)
+
+    def _meet(self) -> None:
+        """Have a node and, where it is for this server to dial, a connection for each other one."""
+        if not self._listens:
+            return
+        others, node_of = self._directory.others, type(self.node.selfNode)
+        for name in sorted(self._nodes.keys() - others):
+            link = self.links.get(name)
+            if link is not None:
+                self.link_closed(link)
+            del self._nodes[name]
+        for name in sorted(others - self._nodes.keys()):
+            node = self._nodes[name] = node_of(name)
+            if name < self.name:
+                self.world.network.dial(self, name, partial(self._knows, node))
+        for link in list(self.links.values()):
+            self._tell(link)
+
+    def _knows(self, node: Any) -> bool:
+        """Whether a server is one of the pool since it was met: it may have gone and come."""
+        return self._nodes.get(node.id) is node
+
+    def _tell(self, link: Link) -> None:
+        """Tell a peer whom this server knows, once the pool has been formed."""
+        if self._directory.index:
+            told = partial(self._send_members, link)
+            self.world.schedule.after(0.0, self.at_work, told)
+
+    def _send_members(self, link: Link) -> None:
+        """Nothing that has to be durable is said, so it leaves at once."""
+        if not link.closed:
+            directory = self._directory
+            news = {"type": "members", "index": directory.index, "entries": directory.entries}
+            self.world.network.carry(link, [(b"", news)])
+
     # Connections.
 
     def link_ready(self, link: Link) -> None:
@@ -393,6 +436,7 @@ class Member:
         if before is not None:
             self._lose(before)
         self.links[link.peer] = link
+        self._tell(link)
         self._wire.on_connected(self._nodes[link.peer])
         self.wake()
 
@@ -403,8 +447,8 @@ class Member:
         if self.links.get(link.peer) is link:
             del self.links[link.peer]
             self._lose(link)
-        if link.dials:
-            self.world.network.dial_later(self, link.peer)
+        if link.wanted is not None:
+            self.world.network.dial_later(self, link.peer, link.wanted)
 
     def _lose(self, link: Link) -> None:
         """Close an end, and let the engine know."""
@@ -414,12 +458,17 @@ class Member:
 
     def receive(self, link: Link, frames: list[Frame]) -> None:
         """Messages have arrived."""
-        node, on_message, stale = self._nodes[link.peer], self._wire.on_message, link.closed
-        for body, _ in frames:
-            if link.closed and not stale:
+        on_message, stale = self._wire.on_message, link.closed
+        for body, message in frames:
+            node = self._nodes.get(link.peer)
+            if node is None or (link.closed and not stale):
                 return
             if body:
                 on_message(node, decode(body))
+            elif message["type"] == "members" and self._directory.hear(
+                message["index"], message["entries"]
+            ):
+                self._meet()
         self.wake()
 
     def _say(self, peer: str, message: Message) -> bool:

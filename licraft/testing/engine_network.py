@@ -71,6 +71,15 @@ class Process(Protocol):
         """Whether it has neither been killed nor stopped itself."""
         ...
 
+    @property
+    def founders(self) -> tuple[str, ...]:
+        """The servers of which it would form a pool; none if there is one."""
+        ...
+
+    def admits(self, other: Process) -> bool:
+        """Whether it lets another one in, by what that one says of itself."""
+        ...
+
     def at_work(self, action: Callable[[], None]) -> None:
         """Let it do something now, or when it is continued; the dead do nothing."""
         ...
@@ -102,7 +111,6 @@ class Link:
     __slots__ = (
         "arrives_at",
         "closed",
-        "dials",
         "kept",
         "lost_at",
         "other",
@@ -114,14 +122,16 @@ class Link:
         "sent_at",
         "stalled_until",
         "unread_bytes",
+        "wanted",
         "way",
     )
 
-    def __init__(self, process: Process, peer: str, *, dials: bool) -> None:
+    def __init__(self, process: Process, peer: str, wanted: Callable[[], bool] | None) -> None:
+        """`wanted` says whether the peer is dialed still; None for one that has dialed itself."""
         self.process = process
         self.peer = peer
         self.way = (process.name, peer)
-        self.dials = dials
+        self.wanted = wanted
         self.other: Link | None = None
         self.ready = False
         self.closed = False
@@ -164,24 +174,26 @@ class Network:
 
     # For processes.
 
-    def dial(self, process: Process, server: str) -> None:
-        """Have a connection to `server`: each time there is none, it is tried again."""
-        if not process.alive:
+    def dial(self, process: Process, server: str, wanted: Callable[[], bool]) -> None:
+        """Have a connection to `server`: each time there is none, it is tried while `wanted`."""
+        if not process.alive or not wanted():
             return
         acceptor = self.processes.get(server)
         if acceptor is None and self._open(process.name, server):
-            self.dial_later(process, server)  # Refused: nobody listens.
+            self.dial_later(process, server, wanted)  # Refused: nobody listens.
             return
-        link = Link(process, server, dials=True)
+        link = Link(process, server, wanted)
         self.schedule.after(CONNECT_S, process.at_work, partial(self._give_up, link))
         if acceptor is not None and self._open(process.name, server):
             delay_s = self._latency_s(link.way)
             self.schedule.after(delay_s, acceptor.at_work, partial(self._accept, link, acceptor))
 
-    def dial_later(self, process: Process, server: str) -> None:
+    def dial_later(self, process: Process, server: str, wanted: Callable[[], bool]) -> None:
         """Dial again after the pause that keeps servers from dialing in step."""
         self.schedule.after(
-            self._rng.uniform(*RETRY_S), process.at_work, partial(self.dial, process, server)
+            self._rng.uniform(*RETRY_S),
+            process.at_work,
+            partial(self.dial, process, server, wanted),
         )
 
     def carry(self, link: Link, frames: list[Frame]) -> None:
@@ -216,7 +228,7 @@ class Network:
 
         def answer() -> None:
             if self._open(asker.name, server):
-                told = partial(done, target.leading())
+                told = partial(done, target.leading() if target.admits(asker) else None)
                 self.schedule.after(back_s, asker.at_work, told)
 
         self.schedule.after(there_s, target.at_work, answer)
@@ -290,10 +302,15 @@ class Network:
         return self._latency + JITTER_S * r * r * r
 
     def _accept(self, dialing: Link, acceptor: Process) -> None:
-        """Somebody has dialed: both say hello, and the acceptor is connected."""
+        """Somebody has dialed: both say hello, and the acceptor lets it in, or does not."""
         if dialing.closed or not self._open(*dialing.way):
             return
-        accepted = Link(acceptor, dialing.process.name, dials=False)
+        if not acceptor.admits(dialing.process):
+            delay_s = self._latency_s((acceptor.name, dialing.process.name))
+            told = partial(self._give_up, dialing)
+            self.schedule.after(delay_s, dialing.process.at_work, told)
+            return
+        accepted = Link(acceptor, dialing.process.name, None)
         accepted.other, dialing.other = dialing, accepted
         self._be_ready(accepted)
         self.carry(accepted, [HELLO])
@@ -308,7 +325,8 @@ class Network:
         """Nobody has answered in time."""
         if not dialing.ready and not dialing.closed:
             self.hang_up(dialing)
-            self.dial_later(dialing.process, dialing.peer)
+            if dialing.wanted is not None:
+                self.dial_later(dialing.process, dialing.peer, dialing.wanted)
 
     def _arrive(self, link: Link, frames: list[Frame]) -> None:
         """Frames have come to the other end's machine, or to where the way is blocked."""
@@ -341,7 +359,10 @@ class Network:
             self._seen.update(frame[0])
         end.received_at = end.process.clock()
         if not end.ready:
-            self._be_ready(end)
+            if end.process.admits(link.process):
+                self._be_ready(end)
+            else:
+                self._give_up(end)
             return
         end.process.receive(end, frames)
 

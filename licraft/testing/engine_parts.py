@@ -14,19 +14,22 @@ from pathlib import Path
 from typing import Any, cast
 
 from licraft.errors import DataError, OutcomeUnknown
+from licraft.replication.engine import Members
 from licraft.replication.journal import DurableJournal
 from licraft.replication.messages import Message, Piece
 from licraft.replication.proposals import Proposal
 from licraft.replication.snapshot import SnapshotStore
 from licraft.testing.disk import MemoryDisk
 from licraft.testing.engine_checker import Checker, Entry, chain
+from licraft.testing.engine_roll import NOBODY, Roll, decode, is_change
 
 POOL = "simulated"
 DIRECTORY = Path("/simulated")
+_DIGEST_BYTES = 32
 
 
 class Machine:
-    """A state machine whose state is a digest of all that was applied."""
+    """A state machine whose state is a digest of all that was applied, and who takes part."""
 
     def __init__(
         self, server: str, checker: Checker, applied: Callable[[int], None], state_bytes: int
@@ -34,6 +37,7 @@ class Machine:
         """`applied` is told each index that is applied, that of a no-op too."""
         self.index = 1
         self.digest = b""
+        self.roll = NOBODY
         self.on_restored: Callable[[], None] = _ignore
         self._server = server
         self._checker = checker
@@ -48,7 +52,33 @@ class Machine:
         self.digest = chain(self.digest, index, command)
         if self.digest != self._checker.history[index].digest:
             raise self._checker.broken(f"{self._server} has another state at {index}")
+        self._follow(self.roll.after(index, command))
         return index
+
+    def _follow(self, roll: Roll) -> None:
+        """Take note of who takes part."""
+        if roll is not self.roll:
+            self.roll = roll
+            self._checker.follows(self._server, roll)
+
+    # Roster
+
+    @property
+    def members_index(self) -> int:
+        """Log index of the last change of members."""
+        return self.roll.index
+
+    def members(self) -> Members | None:
+        """Who takes part; None before the pool is formed."""
+        return self.roll.members
+
+    def voters_after(self, command: bytes) -> frozenset[str] | None:
+        """The voters if `command` were applied now; None if it is not a change of members."""
+        if not is_change(command):
+            return None
+        return frozenset(self.roll.after(self.index + 1, command).voters)
+
+    # Snapshots.
 
     def catch_up(self, index: int) -> None:
         """Take note of all entries up to `index`: they are applied now."""
@@ -57,15 +87,17 @@ class Machine:
             self._applied(self.index)
 
     def snapshot(self) -> bytes:
-        """The digest, and as much more as makes several pieces."""
-        return self.digest + self._padding
+        """The digest, who takes part, and as much more as makes several pieces."""
+        return self.digest + self.roll.encode() + self._padding
 
     def restore(self, index: int, snapshot: bytes) -> None:
         """Take over a state; it may not be older than the own one."""
         if index < self.index:
             raise self._checker.broken(f"{self._server} goes back from {self.index} to {index}")
-        self.index, self.digest = index, snapshot[: -len(self._padding)]
+        content = snapshot[: -len(self._padding)]
+        self.index, self.digest = index, content[:_DIGEST_BYTES]
         self._checker.restored(self._server, index, self.digest)
+        self._follow(decode(content[_DIGEST_BYTES:]))
         self.on_restored()
 
 

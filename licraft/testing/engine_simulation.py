@@ -31,34 +31,33 @@ from licraft.replication.library import ALL_GUARDS, Guard
 from licraft.testing.disk import MemoryDisk
 from licraft.testing.engine_checker import Checker, SafetyBroken
 from licraft.testing.engine_faults import Misfortunes
-from licraft.testing.engine_member import (
-    PIECE_BYTES,
-    Clock,
-    Conditions,
-    Host,
-    Member,
-    World,
-)
+from licraft.testing.engine_member import PIECE_BYTES, Member
 from licraft.testing.engine_network import Network, Schedule
+from licraft.testing.engine_operators import Operators
 from licraft.testing.engine_parts import LyingDisk
 from licraft.testing.engine_plan import (
     GUARDS,
+    MEMBERSHIP,
     NAMES,
+    NEW_NAMES,
     SECONDS,
     SWITCHES,
     Plan,
     command_of,
     plan,
 )
+from licraft.testing.engine_world import Clock, Conditions, Host, World
 
 __all__ = ["Plan", "Result", "SafetyBroken", "Simulation", "main", "plan", "run_plan"]
 
 CALM_S = 2.0
 RECOVERY_S = 15.0
+NEW_FILE_S = 3.0
 HISTORY = 200
 PROGRESS_S = 60.0
 REPORTED = (
     "elections",
+    "changes of members",
     "kills",
     "power losses",
     "snapshots taken",
@@ -93,15 +92,15 @@ class Simulation:
         self._proposing = True
         self._healed = False
         self._awaited: dict[str, int] = {}
-        names = NAMES[: chosen.servers]
+        names = NAMES[: chosen.founders]
         left_out = {GUARDS[name] for name in chosen.without if name in GUARDS}
         if "journal" in chosen.without:
             left_out.add(Guard.SYNC_BEFORE_APPLY)
         self.world = World(
             conditions=Conditions(
-                names,
                 guards=ALL_GUARDS - left_out,
                 careful_snapshots="S8" not in chosen.without,
+                members_of_the_log="M3" not in chosen.without,
                 batch_bytes=chosen.batch_bytes,
                 compaction_entries=chosen.compaction_entries,
                 compaction_bytes=chosen.compaction_bytes,
@@ -116,21 +115,35 @@ class Simulation:
             rng=self._rng,
             ended=self._ended,
             elected=self._elected,
+            adopted=self._adopted,
             succeeded=self._succeeded,
             tally=self.tally,
         )
         disk = LyingDisk if "journal" in chosen.without else MemoryDisk
         self.hosts = {
-            name: Host(name, disk(random.Random(self._rng.getrandbits(64))), rate)
-            for name, rate in zip(names, chosen.clock_rates, strict=True)
+            name: Host(name, disk(random.Random(self._rng.getrandbits(64))), rate, file=names)
+            for name, rate in zip(names, chosen.clock_rates, strict=False)
         }
         self._faults = Misfortunes(self, self._note, chosen.faults, chosen.pause_s)
+        self._operators = Operators(
+            self,
+            self._note,
+            random.Random(f"operators {chosen.seed} {chosen.servers}"),
+            list(NEW_NAMES),
+            chosen.retry_s,
+            chosen.trouble,
+            names_once="M4" not in chosen.without,
+        )
+        self._rolls = 1
 
     def run(self) -> Result:
         """Go through all of it; raises SafetyBroken."""
         for host in self.hosts.values():
-            self._boot(host)
+            self.boot(host)
         self._propose()
+        if self.plan.changes:
+            self._operators.form()
+            self._operators.begin(self.plan.changes)
         self._faults.start(CALM_S)
         self._schedule.run(CALM_S + self.plan.seconds)
         recovery_s = self._recover()
@@ -140,6 +153,8 @@ class Simulation:
             {
                 "elections": len(checker.leaders),
                 "commits": len(checker.index_of),
+                # The first roll is nobody's, the second the founders'.
+                "changes of members": max(0, len(checker.rolls) - 2),
                 "successes": len(checker.succeeded),
                 "not executed": len(checker.never),
                 "outcomes unknown": checker.unknown,
@@ -153,17 +168,41 @@ class Simulation:
         """Mend everything; every server must commit something new soon. Returns how soon."""
         self._note("all is mended")
         healed_at = self._schedule.now
-        self._healed = True
+        self._healed = self._operators.over = True
         self._faults.heal()
-        self._awaited = dict.fromkeys(self.hosts, self._proposed)
+        self._awaited = dict.fromkeys(self._members(), self._proposed)
         for host in self.hosts.values():
-            if host.member is None:
-                self._boot(host)
+            self.boot(host)
+        self._schedule.after(NEW_FILE_S, self._give_new_files)
         if not self._schedule.run(healed_at + RECOVERY_S, lambda: not self._awaited):
             raise SafetyBroken(
                 f"{', '.join(self._awaited)} committed nothing within {RECOVERY_S:g} s of healing"
             )
         return self._schedule.now - healed_at
+
+    def _members(self) -> tuple[str, ...]:
+        """Those of the pool that must work now: who counts, and who joins or leaves and runs.
+
+        Whoever is of the pool and ever ran is repaired, on its way out too: that it counts no
+        more may be known to one server only, which has forgotten it (a commit index need not
+        be durable) and needs its vote to learn it again.
+        """
+        roll = self.world.checker.roll
+        if not roll.index:
+            return tuple(name for name, host in self.hosts.items() if not host.retired)
+        for host in (self.hosts[name] for name in roll.names):
+            host.retired = host.retired and not host.starts
+        return tuple(name for name in roll.names if not self.hosts[name].retired)
+
+    def _give_new_files(self) -> None:
+        """Start those again with a new file who know only servers that are gone."""
+        voters = self.world.checker.roll.voters
+        for name in list(self._awaited):
+            member = self.hosts[name].member
+            if member is not None and not member.reaches(voters):
+                self._end(member, "it knows only servers that are gone", power=False)
+        if self._awaited:
+            self._schedule.after(NEW_FILE_S, self._give_new_files)
 
     def _settle(self) -> None:
         """Without new proposals all servers come to the same state, with all that was promised."""
@@ -175,19 +214,19 @@ class Simulation:
         """Whether all have applied what any has, and nobody waits for an outcome any more."""
         end = len(self.world.checker.history) - 1
         return all(
-            host.member is not None
-            and host.member.machine.index == end
-            and not host.member.proposals
-            for host in self.hosts.values()
+            (member := self.hosts[name].member) is not None
+            and member.machine.index == end
+            and not member.proposals
+            for name in self._members()
         )
 
     def _states(self) -> dict[str, tuple[int, bytes]]:
         """The state of each server; one that does not run has none."""
         return {
-            name: (host.member.machine.index, host.member.machine.digest)
-            if host.member is not None
+            name: (member.machine.index, member.machine.digest)
+            if (member := self.hosts[name].member) is not None
             else (0, b"")
-            for name, host in self.hosts.items()
+            for name in self._members()
         }
 
     def _fingerprint(self) -> str:
@@ -202,13 +241,20 @@ class Simulation:
             return
         rng = self._rng
         for _ in range(rng.choice(self.plan.bursts)):
-            member = self.hosts[rng.choice(self.world.conditions.names)].member
-            self._proposed += 1
-            command = b"%d %b" % (self._proposed, b"." * rng.choice([1, 40]))
+            member = self.hosts[rng.choice(list(self.hosts))].member
+            command = b"%d %b" % (self.number(), b"." * rng.choice([1, 40]))
             if member is not None and not member.paused:
                 timeout_s = rng.choice([0.3, 1.0, 3.0])
-                member.at_work(partial(member.propose, command, timeout_s))
+                member.at_work(partial(self._ask, member, command, timeout_s))
         self._schedule.after(rng.uniform(0.02, 0.3), self._propose)
+
+    def _ask(self, member: Member, command: bytes, timeout_s: float) -> None:
+        member.propose(command, timeout_s)
+
+    def number(self) -> int:
+        """A number that no command has yet."""
+        self._proposed += 1
+        return self._proposed
 
     def _succeeded(self, server: str, command: bytes) -> None:
         """A server's proposal was committed; was it one that is waited for?"""
@@ -218,11 +264,18 @@ class Simulation:
 
     # Servers.
 
-    def _boot(self, host: Host) -> None:
-        """Start a server's process, unless it runs."""
-        if host.member is None:
+    def boot(self, host: Host) -> None:
+        """Start a server's process, unless it runs or is retired."""
+        # An empty disk may have come in the place of the one that was to be started.
+        if host.member is None and not host.retired and self.hosts[host.name] is host:
+            if self.plan.changes:
+                self._operators.configure(host)
             member = Member(self.world, host)
             member.at_work(member.start)
+
+    def strike_leader(self) -> None:
+        """Let some fault hit the leader now."""
+        self._faults.strike_leader()
 
     def end(self, host: Host, why: str, *, power: bool = False) -> None:
         """End the process of a server that runs, or its machine; it starts again by itself."""
@@ -247,15 +300,40 @@ class Simulation:
         host.disk.on_step = None
         host.fails = host.loses_power = False
         if self._healed:
-            self._schedule.after(rng.uniform(0.05, 0.5), self._boot, host)
+            self._schedule.after(rng.uniform(0.05, 0.5), self.boot, host)
             return
         if rng.random() < 0.15:
             self._note(f"next {self._faults.arm(host, power=rng.random() < 0.5)}")
-        self._schedule.after(rng.uniform(0.05, self.plan.down_s), self._boot, host)
+        self._schedule.after(rng.uniform(0.05, self.plan.down_s), self.boot, host)
 
     def _elected(self, member: Member) -> None:
         """A server leads."""
         self._note(f"{member.name} leads term {member.leading()}")
+        if self.plan.changes:
+            self._compare_majorities()
+
+    def _compare_majorities(self) -> None:
+        """Let the checker see all leaders there are, and who could follow them."""
+        running = [host.member for host in self.hosts.values() if host.member is not None]
+        leaders = [found for member in running if (found := member.leadership) is not None]
+        if len(leaders) > 1:
+            terms = {name: host.newest_term for name, host in self.hosts.items()}
+            self.world.checker.majorities(leaders, terms)
+
+    def _adopted(self, member: Member) -> None:
+        """A server counts by other members; if they are new, whoever is gone is not awaited."""
+        self._compare_majorities()
+        rolls = self.world.checker.rolls
+        for roll in rolls[self._rolls :]:
+            self._rolls += 1
+            self._note(f"{member.name}: {roll}")
+            self._operators.changed(roll)
+        if self._healed:
+            members = self._members()
+            for name in [name for name in self._awaited if name not in members]:
+                del self._awaited[name]
+            for name in members:
+                self._schedule.after(0.0, self.boot, self.hosts[name])
 
     def _note(self, line: str) -> None:
         """Remember what happened, to tell it if something breaks."""
@@ -361,10 +439,12 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     without = frozenset(options.without)
     if options.seed is not None:
-        return _tell(plan(options.seed, options.servers[0], options.seconds, without))
+        return _tell(
+            plan(options.seed, options.servers[0], options.seconds, without, options.membership)
+        )
     sizes: list[int] = options.servers
     plans = (
-        plan(seed, sizes[seed % len(sizes)], options.seconds, without)
+        plan(seed, sizes[seed % len(sizes)], options.seconds, without, options.membership)
         for seed in range(options.first, options.first + options.seeds)
     )
     report = Report()
@@ -412,6 +492,12 @@ def _parser() -> argparse.ArgumentParser:
         help="servers of a pool; of several numbers the seeds take turns (3)",
     )
     add("--seconds", type=float, default=SECONDS, help="virtual time with faults (%(default)s)")
+    add(
+        "--membership",
+        choices=MEMBERSHIP,
+        default=MEMBERSHIP[0],
+        help="which seeds change the pool's members (%(default)s)",
+    )
     add("--jobs", type=int, default=1, help="processes (%(default)s)")
     add("--stop", action="store_true", help="end with the first failure")
     add(

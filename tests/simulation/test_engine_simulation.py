@@ -7,6 +7,7 @@ failure names the command that replays it.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,14 +18,23 @@ import pysyncobj.syncobj
 import pytest
 
 from licraft.errors import NotExecuted, OutcomeUnknown
-from licraft.testing.engine_checker import NO_COMMAND, Checker, Entry, SafetyBroken
+from licraft.testing.engine_checker import (
+    NO_COMMAND,
+    Checker,
+    Entry,
+    Leadership,
+    SafetyBroken,
+)
 from licraft.testing.engine_faults import WEIGHTS
+from licraft.testing.engine_operators import Change, Kind
 from licraft.testing.engine_plan import SWITCHES, plan
+from licraft.testing.engine_roll import NOBODY, Roll, decode
 from licraft.testing.engine_simulation import main, run_plan, try_plan
 
 FIRST = int(os.environ.get("LICRAFT_FIRST_SEED", "1"))
 SEEDS = int(os.environ.get("LICRAFT_ENGINE_SEEDS", "24"))
 CATCH_WITHIN = 200
+COUNTED_WRONGLY = re.compile("lead term|leads term .* where .* count since|two majorities")
 
 
 @pytest.fixture(autouse=True, name="clock")
@@ -71,24 +81,70 @@ def test_without_a_guard_the_simulation_finds_what_it_is_for(without: str, first
     assert f"--seed {caught.chosen.seed} " in caught.failure
 
 
+@pytest.mark.timeout(60 + 10 * SEEDS)
+def test_members_that_change_amid_faults_break_nothing() -> None:
+    happened: Counter[str] = Counter()
+    for seed in range(FIRST, FIRST + SEEDS):
+        happened.update(run_plan(plan(seed, membership="all")).tally)
+    if SEEDS < 24:
+        return
+    assert happened["changes of members"] > SEEDS
+    for kind in set(Kind) - {Kind.ADD_AGAIN}:
+        assert happened[kind.value], kind
+
+
+# The rules of counting, one without the other: `licraft.replication.membership`.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("without", "first"), [("M1", 95), ("M2", 60), ("M3", 15), ("M4", 65)])
+def test_without_a_rule_of_counting_majorities_do_not_meet(without: str, first: int) -> None:
+    left_out = frozenset({without})
+    plans = (
+        plan(seed, without=left_out, membership="all") for seed in range(first, CATCH_WITHIN + 1)
+    )
+    caught = next(
+        (found for found in map(try_plan, plans) if COUNTED_WRONGLY.search(found.failure)), None
+    )
+    assert caught is not None
+    assert f"--seed {caught.chosen.seed} " in caught.failure
+    assert "--membership all" in caught.failure
+
+
+def test_only_seeds_of_the_membership_kind_change_members() -> None:
+    plans = [plan(seed) for seed in range(1, 301)]
+    assert 70 < sum(bool(chosen.changes) for chosen in plans) < 130
+    assert not any(plan(seed, membership="none").changes for seed in range(1, 50))
+    assert all(1 <= len(plan(seed, membership="all").changes) <= 3 for seed in range(1, 50))
+
+
 def test_without_faults_there_is_one_election_and_every_proposal_succeeds() -> None:
-    calm = run_plan(replace(plan(1, seconds=20.0), pause_s=1e9, latency_s=0.0003))
+    calm = run_plan(
+        replace(plan(1, seconds=20.0, membership="none"), pause_s=1e9, latency_s=0.0003)
+    )
     assert calm.tally["elections"] == 1
     assert calm.tally["successes"] == calm.tally["commits"] > 0
     assert calm.tally["not executed"] == calm.tally["outcomes unknown"] == 0
 
 
+def test_without_faults_members_change_as_asked() -> None:
+    wanted = (Change(2.0, Kind.ADD), Change(6.0, Kind.ADD), Change(10.0, Kind.REMOVE_LEADER))
+    chosen = plan(1, seconds=20.0, membership="none")
+    calm = run_plan(replace(chosen, pause_s=1e9, latency_s=0.0003, trouble=0.0, changes=wanted))
+    # Two join and count; one leaves and is dropped.
+    assert calm.tally["changes of members"] == 6
+
+
 def test_a_seed_is_the_same_run_in_every_process() -> None:
     runs = {_run_elsewhere(hash_seed) for hash_seed in ("0", "1", "4711")}
-    here = run_plan(plan(3, 5, seconds=20.0))
+    here = run_plan(plan(3, 5, 20.0, membership="all"))
     assert len(runs) == 1
     assert here.fingerprint in runs.pop()
-    assert run_plan(plan(3, 5, seconds=20.0)) == here
-    assert run_plan(plan(4, 5, seconds=20.0)).fingerprint != here.fingerprint
+    assert here.tally["changes of members"]
+    assert run_plan(plan(3, 5, 20.0, membership="all")) == here
+    assert run_plan(plan(4, 5, 20.0, membership="all")).fingerprint != here.fingerprint
 
 
 def _run_elsewhere(hash_seed: str) -> str:
-    command = ["--seed", "3", "--servers", "5", "--seconds", "20"]
+    command = ["--seed", "3", "--servers", "5", "--seconds", "20", "--membership", "all"]
     ended = subprocess.run(
         [sys.executable, "-m", "licraft.testing.engine_simulation", *command],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
@@ -124,6 +180,9 @@ NOOP: Entry = (NO_COMMAND, 2, 1)
 PUT: Entry = (b"\0put", 3, 1)
 
 
+OLD_LEADER = Leadership("alpha", 1, frozenset({"alpha", "beta", "gamma"}))
+
+
 def _seen() -> Checker:
     """Alpha leads term 1; alpha and beta have applied a no-op and a command."""
     checker = Checker()
@@ -133,6 +192,7 @@ def _seen() -> Checker:
         checker.appended(server, PUT, NOOP)
         checker.applied(server, NOOP, 1)
         checker.applied(server, PUT, 1)
+    checker.follows("alpha", Roll(3, ("alpha", "beta", "gamma")))
     checker.success("alpha", b"put", 3)
     checker.said("beta", "alpha", {"type": "response_vote", "term": 1})
     return checker
@@ -162,6 +222,12 @@ BROKEN: dict[str, Callable[[Checker], object]] = {
     "success at another index": lambda c: c.success("alpha", b"put", 2),
     "failure of what is there": lambda c: c.failure("beta", b"put", NotExecuted("no")),
     "an end without what was promised": lambda c: c.settled({"alpha": (2, b"")}),
+    "other members since an index": lambda c: c.follows("beta", Roll(3, ("alpha", "beta"))),
+    "a leader by members of long ago": lambda c: c.counts("beta", 2, frozenset({"alpha"})),
+    "two majorities": lambda c: c.majorities(
+        [Leadership("beta", 2, frozenset({"beta", "gamma"})), OLD_LEADER],
+        {"alpha": 1, "beta": 2, "gamma": 1},
+    ),
 }
 
 
@@ -195,6 +261,11 @@ def test_the_checker_takes_what_may_happen() -> None:
     checker.applied("alpha", (b"\0late", 4, 1), 1)
     checker.leads("alpha", 1, [PUT])
     checker.leads("gamma", 2, [PUT, (b"\0late", 4, 1), (NO_COMMAND, 5, 2)])
+    checker.follows("beta", Roll(3, ("alpha", "beta", "gamma")))
+    checker.counts("gamma", 2, frozenset({"alpha", "beta", "gamma", "delta"}))
+    checker.counts("alpha", 1, frozenset({"alpha"}))  # What is applied in its term came later.
+    later = Leadership("beta", 2, OLD_LEADER.voters)
+    checker.majorities([later, OLD_LEADER], {"alpha": 1, "beta": 2, "gamma": 2})
     checker.truncated("beta", [(b"\0mine", 4, 0)], [PUT])
     checker.truncated("beta", [PUT], [NOOP, PUT])
     checker.restored("gamma", 3, checker.history[3].digest)
@@ -202,3 +273,47 @@ def test_the_checker_takes_what_may_happen() -> None:
     checker.started("beta", 2, "gamma")
     checker.settled({"alpha": (4, checker.history[4].digest)})
     assert checker.fault is None
+
+
+# The roll.
+
+
+def test_a_roll_takes_one_step_at_a_time() -> None:
+    formed = NOBODY.after(3, b"1 form alpha beta")
+    joined = formed.after(4, b"2 join gamma")
+    counted = joined.after(5, b"3 count gamma")
+    left = counted.after(6, b"4 leave alpha")
+    gone = left.after(7, b"5 drop alpha")
+    assert joined == Roll(4, ("alpha", "beta"), ("gamma",))
+    assert counted == Roll(5, ("alpha", "beta", "gamma"))
+    assert left == Roll(6, ("beta", "gamma"), (), ("alpha",))
+    assert gone == Roll(7, ("beta", "gamma"), past=("alpha",))
+    assert gone.after(8, b"6 join alpha") == gone
+    assert gone.after(8, b"6 rejoin alpha").joining == ("alpha",)
+    assert decode(gone.encode()) == gone
+    assert decode(left.encode()) == left
+    assert decode(NOBODY.encode()) == NOBODY
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"",
+        b"6",
+        b"6 ....",
+        b"6 form zeta",
+        b"6 join beta",
+        b"6 count zeta",
+        b"6 drop beta",
+        b"\xff",
+    ],
+)
+def test_a_roll_is_the_same_after_what_changes_nothing(command: bytes) -> None:
+    roll = Roll(4, ("alpha", "beta"), ("gamma",))
+    assert roll.after(5, command) is roll
+
+
+def test_the_last_server_that_counts_stays() -> None:
+    roll = Roll(4, ("alpha",), ("gamma",))
+    assert roll.after(5, b"6 leave alpha") is roll
+    assert NOBODY.after(5, b"6 join alpha") is NOBODY

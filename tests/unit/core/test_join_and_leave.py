@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.pools import ALPHA, BETA, CAD, GAMMA, Pool, code, licensed
 
@@ -9,7 +11,6 @@ from licraft.core.commands import (
     AddServer,
     Borrow,
     DropServer,
-    Entry,
     Level,
     Member,
     MembershipCommand,
@@ -21,7 +22,7 @@ from licraft.core.commands import (
     RenewLease,
     ServerUp,
 )
-from licraft.core.membership import MAX_SERVERS, voters_after
+from licraft.core.membership import MAX_PAST_NAMES, MAX_SERVERS, voters_after
 from licraft.core.outcomes import (
     DONE,
     OVERTAKEN,
@@ -206,25 +207,25 @@ def test_the_last_that_counts_stays() -> None:
     assert pool.now(RemoveServer("zeta")).outcomes == refused(Code.NOT_FOUND)
 
 
-def test_a_name_that_comes_back_is_another_server() -> None:
+def test_a_name_is_used_once() -> None:
+    """A stale server would take the vote of a new one for that of the one that it remembers."""
     pool = licensed(30)
-    pool.down(GAMMA)
-    pool.up(GAMMA)
-    late = Entry(GAMMA, 2, 1, (Release(CAD, GAMMA, 3, "", "", Level.OFFERED, False),))
     pool.now(RemoveServer(GAMMA))
+    assert pool.now(AddServer(member(GAMMA))).outcomes == refused(Code.INVALID_REQUEST)
     pool.down(GAMMA)
     pool.reclaim(GAMMA)
     pool.now(DropServer(GAMMA))
-    pool.now(AddServer(member(GAMMA)))
-    pool.now(PromoteServer(GAMMA))
-    came_up = pool.up(GAMMA).events[0]
-    assert pool.state.servers[GAMMA].incarnation == 3
-    # It starts with an empty record and need not wait for what it might have granted.
-    assert came_up.reclaimed  # type: ignore[union-attr]
-    pool.install(code(90))
-    before = dict(pool.state.table.features[CAD].allocations)
-    assert pool.apply(late).outcomes == (STALE,)
-    assert pool.state.table.features[CAD].allocations == before
+    assert pool.state.past_names == (GAMMA,)
+    assert pool.now(AddServer(member(GAMMA))).outcomes == refused(Code.INVALID_REQUEST)
+    assert GAMMA not in pool.state.servers
+    again = replace(member("gamma2"), api=member(GAMMA).api, peer=member(GAMMA).peer)
+    assert pool.now(AddServer(again)).outcomes == (DONE,)
+
+
+def test_names_that_were_used_are_bounded() -> None:
+    pool = licensed(30)
+    pool.state.past_names = tuple(f"old{n}" for n in range(MAX_PAST_NAMES))
+    assert pool.now(AddServer(member(DELTA))).outcomes == refused(Code.LIMIT_REACHED)
 
 
 # What the engine asks
