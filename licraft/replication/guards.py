@@ -91,7 +91,7 @@ class GuardedSyncObj(Membership):
         self._paused: set[Node] = set()
         self._announced = (0, 0)
         self._voters: tuple[int, set[Node]] = (0, set())
-        self._waiting: tuple[int, int] = (0, 0)
+        self._waiting_bytes = 0
         self._heard_at = clock() - conf.raftMaxTimeout
         self._round = rng.getrandbits(32)
         self._pre_votes: set[Node] = set()
@@ -181,7 +181,11 @@ class GuardedSyncObj(Membership):
             self._start_pre_vote()
         super()._onTick(timeToWait)
         self._pre_vote_won = False
+        self._waiting_bytes = 0
         if self._isLeader():
+            # What was queued is in the log by now, or was refused.
+            unapplied = self._journal[self.raftLastApplied + 1 - self._journal[0][1] :]
+            self._waiting_bytes = sum(len(entry[0]) for entry in unapplied)
             # PySyncObj sends only every period, or else once for every single command.
             progress = (self.end_index, self.raftCommitIndex)
             if progress != self._announced:
@@ -193,21 +197,12 @@ class GuardedSyncObj(Membership):
     ) -> None:
         """Queue a command, this server's or another's; a leader has a bound in bytes as well."""
         if self._isLeader():
-            waiting = self._waiting_bytes
-            if waiting and waiting + len(command) > MAX_WAITING_BYTES:
+            waiting = self._waiting_bytes + len(command)
+            if self._waiting_bytes and waiting > MAX_WAITING_BYTES:
                 self._SyncObj__callErrCallback(FAIL_REASON.QUEUE_FULL, callback)
                 return
-            self._waiting = (self.raftCurrentTerm, waiting + len(command))
+            self._waiting_bytes = waiting  # Until the end of the tick, which counts anew.
         super()._applyCommand(command, callback, commandType)
-
-    @property
-    def _waiting_bytes(self) -> int:
-        """Bytes of the commands that this leader took in its term and has not applied yet.
-
-        It may be short by what came from the leader before, and by a type byte each.
-        """
-        term, waiting = self._waiting
-        return waiting if term == self.raftCurrentTerm else 0
 
     def _SyncObj__applyLogEntries(self) -> bool:
         """Apply what is committed, and only as far as this server's own log is durable (S9)."""
@@ -223,7 +218,6 @@ class GuardedSyncObj(Membership):
     def _SyncObj__doApplyCommand(self, command: bytes) -> object:
         """Hand a command's bytes to the one replicated method; nothing is unpickled."""
         kind = command[0]
-        self._waiting = (self._waiting[0], max(0, self._waiting[1] - len(command)))
         if kind in (REGULAR, CHANGE):
             result: object = self._idToMethod[0](command[1:], _doApply=True)
             # Any command may have formed the pool, which says who its members are.

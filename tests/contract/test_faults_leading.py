@@ -124,7 +124,7 @@ def test_a_leader_refuses_more_bytes_than_it_may_hold_uncommitted(
 ) -> None:
     """Without a bound in bytes, commands of 4 MB each would fill a leader's memory."""
     bench = Bench(tmp_path, server="alpha")
-    monkeypatch.setattr(guards, "MAX_WAITING_BYTES", 4000)
+    monkeypatch.setattr(guards, "MAX_WAITING_BYTES", 4050)
     bench.lead()
     bench.wire.take()
     reasons: list[int] = []
@@ -170,3 +170,28 @@ def test_what_an_earlier_term_left_uncommitted_takes_no_room(
     bench.node.submit(b"x", lambda _, reason: reasons.append(reason))
     bench.turn()
     assert reasons == []
+
+
+def test_what_a_leader_refused_takes_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queue is bounded in number too: what overflowed is not in the log, and never applied."""
+    monkeypatch.setattr(guards, "MAX_WAITING_BYTES", 40_000)
+    bench = Bench(tmp_path, server="alpha", batch_bytes=100_000)
+    bench.lead()
+    reasons: list[int] = []
+
+    def propose() -> None:
+        bench.node.submit(bytes(100), lambda _, reason: reasons.append(reason))
+
+    for _ in range(300):  # The bench's queue takes 100.
+        propose()
+    assert reasons == [FAIL_REASON.QUEUE_FULL] * 200
+    for _ in range(2):
+        bench.turn()
+        acknowledge(bench, GAMMA, bench.journal[-1][1] + 1)
+    bench.turn()
+    assert reasons[200:] == [FAIL_REASON.SUCCESS] * 100
+    bench.node.submit(bytes(25_000), lambda _, reason: reasons.append(reason))
+    bench.turn()
+    assert reasons[300:] == []  # It waits to be committed, like any other.

@@ -108,8 +108,7 @@ def test_all_servers_are_killed_and_started_again(make_pool: MakePool) -> None:
     tokens = [pool.checkout("gamma", count=60)["token"]]
     tokens += [pool.checkout(name, "sim", count=2)["token"] for name in pool.names]
     # 60 of 75 are in use: 0.8. Whose seats they were depends on who led.
-    comfort = lambda: pool.allocated("alpha")["gamma"] == 75  # noqa: E731
-    wait_for(comfort, 5, "the borrows are over")
+    wait_for(lambda: pool.allocated("alpha")["gamma"] == 75, 5, "the borrows are over")
     table = pool.allocated("alpha"), pool.allocated("gamma", "sim")
     text = pool.get("alpha", "/v1/license")["text"]
     term = pool.get("alpha", "/v1/pool")["term"]
