@@ -199,7 +199,8 @@ def test_what_is_no_change_and_what_is_too_much_of_one_is_refused(tmp_path: Path
     net, leader = with_learner(tmp_path)
     refused(net, b"x")
     leader.machine.learners.append("e")
-    leader.machine.voters_after = lambda command: frozenset("abcde")  # type: ignore[method-assign]
+    too_many = frozenset("abcde")
+    leader.machine.voters_after = lambda command: too_many  # type: ignore[method-assign]  # A fault.
     refused(net, b"count d")
 
 
