@@ -11,12 +11,17 @@ from functools import singledispatch
 
 from licraft.core.commands import (
     AddServer,
+    Adopt,
     Borrow,
+    Claim,
     Command,
+    Drain,
     DropServer,
     EndBorrow,
     Entry,
+    ForgetMoves,
     FormPool,
+    HandOver,
     InstallLicense,
     Level,
     PreferLeader,
@@ -29,9 +34,11 @@ from licraft.core.commands import (
     ServerDown,
     ServerUp,
     Solicit,
+    Source,
 )
 from licraft.core.license import CodeStatus, entitlements
-from licraft.core.membership import change
+from licraft.core.membership import change, drain
+from licraft.core.moves import adopt, adopted_from, can_claim, forget, hand_over
 from licraft.core.outcomes import (
     DONE,
     OVERTAKEN,
@@ -40,6 +47,7 @@ from licraft.core.outcomes import (
     Applied,
     BorrowEnded,
     BorrowOpened,
+    Claimed,
     Code,
     Effect,
     Event,
@@ -47,8 +55,10 @@ from licraft.core.outcomes import (
     LeaseRenewed,
     LicenseChanged,
     MembersChanged,
+    Moved,
     Outcome,
     PoolFormed,
+    SeatsBorrowed,
     SeatsReclaimed,
     ServerCameUp,
     ServerWentDown,
@@ -89,9 +99,14 @@ def _apply_from(
     entry: Entry, command: Command, state: PoolState, index: int, events: list[Event]
 ) -> Outcome:
     """Apply a command; seats are asked for and given once, by the server that has them."""
-    if isinstance(command, Borrow | Release) and (
-        command.server != entry.server or not entry.serial
-    ):
+    match command:
+        case Borrow(server=server) | Release(server=server) | Adopt(server=server):
+            own = server == entry.server and entry.serial > 0
+        case HandOver(issuer=issuer):
+            own = issuer == entry.server and entry.serial > 0
+        case _:
+            own = True
+    if not own:
         return STALE
     return _apply(command, state, index, events)
 
@@ -141,11 +156,22 @@ def _dropped(command: DropServer, state: PoolState, index: int, events: list[Eve
     """A server that left is gone, and what was in its name is in the free pool."""
     outcome = change(state, index, command)
     if outcome.effect is Effect.DONE:
-        for pool in state.table.features.values():
-            if pool.give_back(command.server, state.available()):
-                events.append(AllocationsChanged(pool.feature))
-                _serve(state, pool, events)
+        _empty(state, command.server, events)
         events.append(MembersChanged(command.server, ""))
+    return outcome
+
+
+@_apply.register
+def _drain(command: Drain, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A server is to be empty, or not any more; what it still holds it gives away itself."""
+    outcome = drain(state, command)
+    if outcome.effect is Effect.DONE:
+        server = state.servers[command.server]
+        if server.drained:
+            _drop_borrows(state, server.name, events)
+        if server.drained and server.available:
+            _empty(state, server.name, events)
+        events.append(MembersChanged(server.name, server.word))
     return outcome
 
 
@@ -164,10 +190,11 @@ def _up(command: ServerUp, state: PoolState, index: int, events: list[Event]) ->
             command.nonce,
             server.incarnation,
             server.reclaimed,
+            adopted_from(server),
         )
     )
     server.incarnation = command.incarnation
-    server.status = ServerStatus.UP
+    server.status = ServerStatus.DRAINING if server.drained else ServerStatus.UP
     server.threshold = command.threshold
     server.knows = command.knows
     state.version = max(state.version, min(s.knows for s in state.servers.values()))
@@ -234,6 +261,8 @@ def _reclaim(command: Reclaim, state: PoolState, index: int, events: list[Event]
         if pool.retire(state.available()):
             events.append(AllocationsChanged(pool.feature))
         _serve(state, pool, events)
+    if server.drained:
+        _empty(state, server.name, events)
     return DONE
 
 
@@ -246,7 +275,7 @@ def _borrow(command: Borrow, state: PoolState, index: int, events: list[Event]) 
         return Outcome(Effect.REFUSED, code=Code.UNKNOWN_FEATURE)
     if pool.status is not CodeStatus.VALID or pool.over or not pool.borrowing:
         return Outcome(Effect.REFUSED, code=Code.NOT_LICENSED)
-    if server is None or not server.acts or server.removing or command.want < 1:
+    if server is None or not server.grants or command.want < 1:
         return OVERTAKEN
     borrow = PendingBorrow(
         id=command.id,
@@ -287,7 +316,8 @@ def _release(command: Release, state: PoolState, index: int, events: list[Event]
         count = 0  # A leader that borrows has nothing to give to itself.
     if command.level is not Level.OFFERED:
         borrow.answered[command.server] = command.level
-    count = _give(pool, borrow, command.server, count, events)
+    source = Source.LEADER if command.leader else Source.OTHERS
+    count = _give(pool, borrow, command.server, count, source, events)
     if command.leader and not borrow.leader_gave:
         borrow.leader_gave = True
         if borrow.reason is Reason.FAILOVER and borrow.want:
@@ -326,6 +356,56 @@ def _end(command: EndBorrow, state: PoolState, index: int, events: list[Event]) 
 
 
 @_apply.register
+def _claim(command: Claim, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """A server asks another for an authorization that it has granted (section 10, case 2)."""
+    if not can_claim(state, command):
+        return OVERTAKEN
+    events.append(
+        Claimed(
+            command.id,
+            command.feature,
+            command.count,
+            command.issuer,
+            command.server,
+            command.server_incarnation,
+        )
+    )
+    return DONE
+
+
+@_apply.register
+def _moved(command: HandOver | Adopt, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """An authorization goes to another server with its seats (section 10, cases 2 and 4)."""
+    if isinstance(command, Adopt):
+        outcome = adopt(state, index, command)
+    else:
+        outcome = hand_over(state, index, command)
+    if outcome.effect is Effect.DONE:
+        # First the authorization, then its seats: they are not for anybody who waits.
+        events.append(
+            Moved(
+                command.id,
+                command.feature,
+                outcome.count,
+                command.client,
+                command.issuer,
+                command.server,
+                isinstance(command, Adopt),
+                isinstance(command, HandOver) and command.struck,
+            )
+        )
+        if outcome.count:
+            events.append(AllocationsChanged(command.feature))
+    return outcome
+
+
+@_apply.register
+def _forget(command: ForgetMoves, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """Old moves are forgotten."""
+    return forget(state, command)
+
+
+@_apply.register
 def _install(command: InstallLicense, state: PoolState, index: int, events: list[Event]) -> Outcome:
     """The file with the greater sequence number is the pool's from now on (R10, R19)."""
     new, old = command.license, state.license
@@ -345,7 +425,7 @@ def _install(command: InstallLicense, state: PoolState, index: int, events: list
 def _prefer(command: PreferLeader, state: PoolState, index: int, events: list[Event]) -> Outcome:
     """Leadership belongs to this server, if it acts."""
     server = state.servers.get(command.server)
-    if server is None or server.status is not ServerStatus.UP or server.removing:
+    if server is None or not server.grants:
         return STALE
     state.preferred_leader = command.server
     events.append(LeaderPreferred(command.server))
@@ -369,7 +449,7 @@ def _advance_clock(state: PoolState, events: list[Event]) -> None:
 def _entitle(state: PoolState, events: list[Event]) -> None:
     """Follow the license as it is today."""
     granted = entitlements(state.license, state.pool, state.pool_day)
-    servers = state.voters
+    servers = state.deployable
     for pool in list(state.table.features.values()):
         if pool.feature not in granted:
             for borrow in list(pool.pending.values()):
@@ -379,6 +459,14 @@ def _entitle(state: PoolState, events: list[Event]) -> None:
         changed = state.table.features.get(feature)
         if changed is not None:
             _serve(state, changed, events)
+
+
+def _empty(state: PoolState, server: str, events: list[Event]) -> None:
+    """Put all seats in the name of a server on which nobody relies into the free pool."""
+    for pool in state.table.features.values():
+        if pool.give_back(server, state.available()):
+            events.append(AllocationsChanged(pool.feature))
+            _serve(state, pool, events)
 
 
 def _drop_borrows(state: PoolState, server: str, events: list[Event]) -> None:
@@ -408,21 +496,31 @@ def _draw(state: PoolState, pool: FeaturePool, borrow: PendingBorrow, events: li
     for source in ("", *state.available()):
         if borrow.want and source != borrow.server:
             count = pool.free if not source else pool.allocations.get(source, 0)
-            moved += _give(pool, borrow, source, count, events)
+            kind = Source.DOWN if source else Source.FREE
+            moved += _give(pool, borrow, source, count, kind, events)
     return moved
 
 
 def _give(
-    pool: FeaturePool, borrow: PendingBorrow, source: str, count: int, events: list[Event]
+    pool: FeaturePool,
+    borrow: PendingBorrow,
+    giver: str,
+    count: int,
+    source: Source,
+    events: list[Event],
 ) -> int:
     """Move up to `count` seats to a borrow; it ends when it has all it wants."""
     count = min(count, borrow.want)
     if not count:
         return 0
-    pool.move(source, borrow.server, count)
+    pool.move(giver, borrow.server, count)
     borrow.want -= count
     borrow.need = max(0, borrow.need - count)
+    borrow.got[source] = borrow.got.get(source, 0) + count
     events.append(AllocationsChanged(pool.feature))
+    events.append(
+        SeatsBorrowed(pool.feature, borrow.server, borrow.id, borrow.reason, source, count)
+    )
     if not borrow.want:
         _drop(pool, borrow, events)
     return count

@@ -20,6 +20,15 @@ class Reason(StrEnum):
     FAILOVER = "failover"
 
 
+class Source(StrEnum):
+    """Where the seats of a borrow come from, in the order of a fail-over (B14, B15)."""
+
+    LEADER = "leader"
+    FREE = "free"
+    DOWN = "down"
+    OTHERS = "others"
+
+
 class Level(StrEnum):
     """How hard a giver is asked: within its own threshold, or for all that is unused."""
 
@@ -79,6 +88,17 @@ class DropServer:
     """`server`, which was leaving, has nothing any more that a client relies on: it is gone."""
 
     server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """`server` is to give its seats and its clients away, or with `on` false to take them again.
+
+    It holds until it is taken back: across restarts of that server too.
+    """
+
+    server: str
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +204,59 @@ class EndBorrow:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A client of `issuer` asks `server`, which asks `issuer` for the authorization (R9)."""
+
+    id: str
+    feature: str
+    count: int
+    issuer: str
+    server: str
+    server_incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """`issuer` gives an authorization that was claimed to `server`, with its seats.
+
+    `client` is (id, user, host, pid, app). A count of 0 says that it is not on record, and
+    `struck` that somebody took it off, so that its client is to lose it.
+    """
+
+    id: str
+    feature: str
+    count: int
+    client: tuple[str, str, str, int, str]
+    issuer: str
+    server: str
+    server_incarnation: int
+    struck: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """`server` takes over an authorization of `issuer`, down by the entry `down_index` (R16).
+
+    Its client was valid when it had been told of that entry.
+    """
+
+    id: str
+    feature: str
+    count: int
+    client: tuple[str, str, str, int, str]
+    issuer: str
+    down_index: int
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetMoves:
+    """The leader has waited on every move up to log index `index`: no old token counts."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class PreferLeader:
     """An administrator hands leadership to `server`; holds until that server goes down."""
 
@@ -203,6 +276,7 @@ Command = (
     | PromoteServer
     | RemoveServer
     | DropServer
+    | Drain
     | ServerUp
     | RenewLease
     | ServerDown
@@ -211,6 +285,10 @@ Command = (
     | Release
     | Solicit
     | EndBorrow
+    | Claim
+    | HandOver
+    | Adopt
+    | ForgetMoves
     | InstallLicense
     | PreferLeader
 )
@@ -221,6 +299,7 @@ COMMANDS: tuple[type[Command], ...] = (
     PromoteServer,
     RemoveServer,
     DropServer,
+    Drain,
     ServerUp,
     RenewLease,
     ServerDown,
@@ -229,6 +308,10 @@ COMMANDS: tuple[type[Command], ...] = (
     Release,
     Solicit,
     EndBorrow,
+    Claim,
+    HandOver,
+    Adopt,
+    ForgetMoves,
     InstallLicense,
     PreferLeader,
 )

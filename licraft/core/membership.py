@@ -9,12 +9,16 @@ Its way out is `RemoveServer` (removing: it counts no more, its lease is not ren
 clients go elsewhere), then the rules of any silent server, `ServerDown` and `Reclaim`, and
 `DropServer` when nobody can rely on its seats any more: they go to the free pool.
 
+In between an administrator may `Drain` one: it goes on acting, grants nothing new, and gives
+its seats and its clients to the others; it counts in majorities as before.
+
 A name is used once. A server that was cut off since before another left may still count it,
 and would take the vote of a new one of that name, which does not know what the old one had
 promised: two leaders (the seeded simulation of the engine finds it within 70 seeds).
 
-Each of these commands changes the set of voters by one server at most, which is what lets the
-engine take them one at a time without two majorities that do not meet (Ongaro's thesis, 4.1).
+Each of these commands but `Drain` changes the set of voters by one server at most, which is
+what lets the engine take them one at a time without two majorities that do not meet (Ongaro's
+thesis, 4.1).
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 
-from licraft.core.commands import AddServer, DropServer, MembershipCommand, RemoveServer
+from licraft.core.commands import AddServer, Drain, DropServer, MembershipCommand, RemoveServer
 from licraft.core.outcomes import DONE, OVERTAKEN, Code, Effect, Outcome
 from licraft.core.state import PoolState, ServerState, ServerStatus
 
@@ -63,6 +67,27 @@ def change(state: PoolState, index: int, command: MembershipCommand) -> Outcome:
         state.members_index = index
         state.membership += 1
     return outcome
+
+
+def drain(state: PoolState, command: Drain) -> Outcome:
+    """Apply the wish that a server be empty, or its end; seats are the caller's to move.
+
+    Repeated, it has no further effect. One that is being removed is beyond it.
+    """
+    server = state.servers.get(command.server)
+    if server is None:
+        return _GONE
+    if server.removing:
+        return _TAKEN
+    if server.drained is command.on:
+        return OVERTAKEN
+    server.drained = command.on
+    if server.acts:
+        server.status = ServerStatus.DRAINING if command.on else ServerStatus.UP
+    if state.preferred_leader == server.name:
+        state.preferred_leader = ""
+    state.membership += 1
+    return DONE
 
 
 def is_idle(server: ServerState) -> bool:

@@ -73,13 +73,17 @@ class MembersChanged:
 
 @dataclass(frozen=True, slots=True)
 class ServerCameUp:
-    """A server is up as `incarnation`; its record before is void if it was `reclaimed`."""
+    """A server is up as `incarnation`; its record before is void if it was `reclaimed`.
+
+    What was `adopted` while it was down is not on its record any more.
+    """
 
     server: str
     incarnation: int
     nonce: str
     previous: int
     reclaimed: bool
+    adopted: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,18 @@ class BorrowOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class SeatsBorrowed:
+    """A borrow of `server` got `count` seats; `source` is leader, free, down or others."""
+
+    feature: str
+    server: str
+    borrow: str
+    reason: str
+    source: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class BorrowEnded:
     """A borrow is over, or nobody has more to give while its requests go on waiting."""
 
@@ -138,6 +154,36 @@ class Solicited:
     borrow: str
     giver: str
     level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """`server` asks `issuer` for an authorization."""
+
+    id: str
+    feature: str
+    count: int
+    issuer: str
+    server: str
+    server_incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """An authorization is `server`'s from now on, with its seats; it was `issuer`'s.
+
+    With a count of 0 nothing moved: the issuer does not have it, and if it was `struck` off
+    nobody should. `adopted` says that the issuer is down.
+    """
+
+    id: str
+    feature: str
+    count: int
+    client: tuple[str, str, str, int, str]
+    issuer: str
+    server: str
+    adopted: bool
+    struck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +209,11 @@ Event = (
     | LeaseRenewed
     | AllocationsChanged
     | BorrowOpened
+    | SeatsBorrowed
     | BorrowEnded
     | Solicited
+    | Claimed
+    | Moved
     | LicenseChanged
     | LeaderPreferred
 )

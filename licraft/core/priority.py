@@ -31,14 +31,15 @@ class Place:
 def priority_list(state: PoolState, leader: str | None) -> list[Place]:
     """The leader, then the servers that are up in priority order, then the others.
 
-    One that is joining is of no use to a client yet; one that is leaving counts as draining.
+    A leader that drains, or is not up, is one of the others: it grants nothing. One that is
+    joining is of no use to a client yet; one that is leaving counts as draining.
     """
     places = [
         Place(server.name, server.api, server.name == leader, _status(server))
         for server in state.servers.values()
         if server.status is not ServerStatus.JOINING
     ]
-    return sorted(places, key=lambda place: (not place.leads, _ORDER[place.status]))
+    return sorted(places, key=lambda place: (_ORDER[place.status], not place.leads))
 
 
 def _status(server: ServerState) -> ServerStatus:

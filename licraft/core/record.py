@@ -8,6 +8,7 @@ clock and arguments. The record does not decide whether a grant is allowed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 _SLOT_S = 0.25
 
@@ -58,15 +59,16 @@ class Record:
     def __init__(self) -> None:
         self._by_id: dict[str, Authorization] = {}
         self._by_token: dict[str, Authorization] = {}
+        self._leaving: dict[str, Authorization] = {}
         self._wheel: dict[int, dict[str, Authorization]] = {}
         self._swept: int | None = None
         self.in_use: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._by_id) + len(self._leaving)
 
     def __iter__(self) -> Iterator[Authorization]:
-        return iter(self._by_id.values())
+        return chain(self._by_id.values(), self._leaving.values())
 
     def get(self, id: str) -> Authorization | None:
         """The authorization of this id, if it is on record."""
@@ -95,11 +97,37 @@ class Record:
 
     def release(self, id: str) -> Authorization | None:
         """Remove an authorization; returns it, or None if it is not on record."""
+        authorization = self._take_out(id)
+        if authorization is not None:
+            self.in_use[authorization.feature] -= authorization.count
+        return authorization
+
+    def leave(self, id: str) -> Authorization | None:
+        """Begin to move an authorization to another server.
+
+        It is neither renewed nor does it expire, and its seats stay in use, until `left`.
+        """
+        authorization = self._take_out(id)
+        if authorization is not None:
+            self._leaving[id] = authorization
+        return authorization
+
+    def left(self, id: str) -> Authorization | None:
+        """End that, whatever became of it: returns what is not on record any more."""
+        authorization = self._leaving.pop(id, None)
+        if authorization is not None:
+            self.in_use[authorization.feature] -= authorization.count
+        return authorization
+
+    def leaves(self, id: str) -> bool:
+        """Whether an authorization is on its way to another server."""
+        return id in self._leaving
+
+    def _take_out(self, id: str) -> Authorization | None:
         authorization = self._by_id.pop(id, None)
         if authorization is None:
             return None
         del self._by_token[authorization.token]
-        self.in_use[authorization.feature] -= authorization.count
         slot = self._wheel[authorization.slot]
         del slot[id]
         if not slot:
@@ -134,6 +162,7 @@ class Record:
         """Forget everything."""
         self._by_id.clear()
         self._by_token.clear()
+        self._leaving.clear()
         self._wheel.clear()
         self.in_use.clear()
 

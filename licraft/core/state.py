@@ -37,7 +37,11 @@ class ServerState:
     `requests` and `results` are the serial and the outcomes of its last sequenced
     entry. `down_index` is the log index of the `ServerDown` in force, else 0. One that is
     `removing` is on its way out: it goes down, is reclaimed and dropped. `knows` is the
-    newest version of commands and state that it could read when it last came up.
+    newest version of commands and state that it could read when it last came up. `gone`
+    names authorizations of its that moved to others, to whom, and at which log index, as
+    long as a client may rely on a token from before. At
+    `moved_index` an authorization last moved to it, or away by its own hand. One that is
+    `drained` is to be empty, until that is taken back: its status is then never `up`.
     """
 
     name: str
@@ -55,6 +59,9 @@ class ServerState:
     results: tuple[Outcome, ...] = ()
     removing: bool = False
     knows: int = 1
+    gone: dict[str, tuple[str, int]] = field(default_factory=dict)
+    moved_index: int = 0
+    drained: bool = False
 
     @property
     def votes(self) -> bool:
@@ -70,6 +77,11 @@ class ServerState:
     def acts(self) -> bool:
         """Whether its commands count."""
         return self.status in (ServerStatus.UP, ServerStatus.DRAINING)
+
+    @property
+    def grants(self) -> bool:
+        """Whether it may be given seats to grant, and may lead: it acts, and stays."""
+        return self.status is ServerStatus.UP and not self.removing
 
     @property
     def available(self) -> bool:
@@ -120,8 +132,13 @@ class PoolState:
 
     @property
     def voters(self) -> list[str]:
-        """The servers that count in majorities, and that get the seats of new licenses."""
+        """The servers that count in majorities."""
         return [server.name for server in self.servers.values() if server.votes]
+
+    @property
+    def deployable(self) -> list[str]:
+        """The servers that get the seats of new licenses: those that stay, in priority order."""
+        return [s.name for s in self.servers.values() if s.votes and not s.drained]
 
     def available(self) -> list[str]:
         """The servers whose seats others may take, in priority order."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from licraft.core.commands import Level, Reason
+from licraft.core.commands import Level, Reason, Source
 from licraft.core.distribution import deploy
 from licraft.core.license import CodeStatus, Entitlement
 
@@ -20,7 +20,8 @@ class PendingBorrow:
     """A borrow that still lacks seats; replicated, so that a new leader continues it.
 
     `asked` and `answered` name, by server, the hardest level it was asked at and has
-    answered. `leader_gave` says that the leader's own seats were considered.
+    answered. `leader_gave` says that the leader's own seats were considered. `got` is how many
+    seats it has from where, in the order in which they came.
     """
 
     id: str
@@ -34,6 +35,7 @@ class PendingBorrow:
     exhausted: bool = False
     asked: dict[str, Level] = field(default_factory=dict)
     answered: dict[str, Level] = field(default_factory=dict)
+    got: dict[Source, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ class RecordMachine(RuleBasedStateMachine):
         super().__init__()
         self.record = Record()
         self.rows: dict[str, tuple[str, int, float]] = {}
+        self.leaving: dict[str, tuple[str, int]] = {}
         self.now_s = 1000.0
 
     @rule(id=ids, feature=st.sampled_from(["cad", "cam"]), count=st.integers(1, 5))
@@ -46,6 +47,21 @@ class RecordMachine(RuleBasedStateMachine):
         found = self.record.release(id)
         assert (found is not None) == (self.rows.pop(id, None) is not None)
 
+    @rule(id=ids)
+    def leave(self, id: str) -> None:
+        if id in self.leaving:
+            return
+        found = self.record.leave(id)
+        row = self.rows.pop(id, None)
+        assert (found is not None) == (row is not None)
+        if row is not None:
+            self.leaving[id] = row[:2]
+
+    @rule(id=ids)
+    def left(self, id: str) -> None:
+        found = self.record.left(id)
+        assert (found is not None) == (self.leaving.pop(id, None) is not None)
+
     @rule(step_s=steps)
     def wait(self, step_s: float) -> None:
         self.now_s += step_s
@@ -64,15 +80,21 @@ class RecordMachine(RuleBasedStateMachine):
     def clear(self) -> None:
         self.record.clear()
         self.rows.clear()
+        self.leaving.clear()
 
     @invariant()
     def agrees(self) -> None:
         in_use: dict[str, int] = {}
-        for feature, count, _ in self.rows.values():
+        held = [row[:2] for row in self.rows.values()] + list(self.leaving.values())
+        for feature, count in held:
             in_use[feature] = in_use.get(feature, 0) + count
         assert {f: n for f, n in self.record.in_use.items() if n} == in_use
-        assert {a.id: (a.feature, a.count, a.expires_s) for a in self.record} == self.rows
-        assert len(self.record) == len(self.rows)
+        found = {id: self.record.get(id) for id in self.rows}
+        assert {i: (a.feature, a.count, a.expires_s) for i, a in found.items() if a} == self.rows
+        assert {id for id in self.leaving if self.record.leaves(id)} == set(self.leaving)
+        ids_on_record = sorted(authorization.id for authorization in self.record)
+        assert ids_on_record == sorted([*self.rows, *self.leaving])
+        assert len(self.record) == len(self.rows) + len(self.leaving)
 
 
 TestRecord = RecordMachine.TestCase

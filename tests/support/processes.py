@@ -278,9 +278,11 @@ class ServerPool:
             name, "POST", "/v1/authorizations", body, token=self.client, timeout_s=wait + 10
         )
 
-    def heartbeat(self, name: str, *tokens: str, version: int = 0) -> Answer:
-        """`POST /v1/heartbeats` with the client token."""
-        body = {"tokens": list(tokens), "servers_version": version}
+    def heartbeat(
+        self, name: str, *tokens: str, version: int = 0, confirm: Mapping[str, int] | None = None
+    ) -> Answer:
+        """`POST /v1/heartbeats` with the client token, and what is confirmed."""
+        body = {"tokens": list(tokens), "servers_version": version, "confirm": confirm or {}}
         return self.ask(name, "POST", "/v1/heartbeats", body, token=self.client)
 
     def status_of(self, name: str, token: str) -> str:

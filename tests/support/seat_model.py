@@ -11,12 +11,14 @@ from datetime import date, timedelta
 
 from licraft.core.commands import (
     AddServer,
+    Adopt,
     Borrow,
     Command,
     DropServer,
     EndBorrow,
     Entry,
     FormPool,
+    HandOver,
     InstallLicense,
     PromoteServer,
     Reason,
@@ -56,6 +58,7 @@ class Life:
     wall_s: int = 0
     last: int = 0
     leaving: bool = False
+    adopted: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -143,6 +146,15 @@ class SeatModel:
                 self._borrow(index, command)
             case Release():
                 self._release(command)
+            case HandOver(issuer=giver, server=to) if to in self._voters() and to != giver:
+                life = self.lives[to]
+                if (life.state, life.incarnation) == ("up", command.server_incarnation):
+                    self._carry(command)
+            case Adopt(issuer=giver, server=to) if to in self._voters() and giver in self.lives:
+                life = self.lives[giver]
+                down = (life.state, life.down_at) == ("down", command.down_index)
+                if down and command.id not in life.adopted and self._carry(command):
+                    life.adopted.add(command.id)
             case EndBorrow(feature=feature, server=name):
                 wish = self.wishes.get(feature, {}).get(name)
                 if wish and wish.id == command.borrow:
@@ -184,6 +196,15 @@ class SeatModel:
         if command.leader:
             wish.open = True
             self._draw(feature, command.to)
+
+    def _carry(self, command: HandOver | Adopt) -> bool:
+        """A whole authorization from a server to another, or nothing."""
+        feature, count = command.feature, command.count
+        if count < 1 or self.seats.get(feature, {}).get(command.issuer, 0) < count:
+            return False
+        for _ in range(count):
+            self._move(feature, command.issuer, command.server)
+        return True
 
     def _move(self, feature: str, source: str, to: str) -> bool:
         seats = self.seats[feature]

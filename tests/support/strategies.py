@@ -15,12 +15,17 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from licraft.core.apply import apply
 from licraft.core.commands import (
     AddServer,
+    Adopt,
     Borrow,
+    Claim,
     Command,
+    Drain,
     DropServer,
     EndBorrow,
     Entry,
+    ForgetMoves,
     FormPool,
+    HandOver,
     InstallLicense,
     Level,
     Member,
@@ -41,6 +46,7 @@ from licraft.core.table import PendingBorrow
 from support.pools import FEATURES, NAMES, TODAY, form, noon
 
 MAX_STEPS = 60
+NOBODY = ("", "", "", 0, "")
 
 
 def fewer(times: int) -> settings:
@@ -76,6 +82,7 @@ any_license = st.builds(
     LicenseFile, st.none() | texts, integers, texts, st.lists(any_code, max_size=3).map(tuple)
 )
 any_member = st.builds(Member, texts, texts, texts)
+any_client = st.tuples(texts, texts, texts, integers, texts)
 any_command: dict[type[Command], SearchStrategy[Command]] = {
     FormPool: st.builds(
         FormPool,
@@ -113,12 +120,19 @@ any_command: dict[type[Command], SearchStrategy[Command]] = {
     ),
     Solicit: st.builds(Solicit, texts, texts, texts, texts, st.sampled_from(Level)),
     EndBorrow: st.builds(EndBorrow, texts, texts, texts, st.booleans()),
+    Claim: st.builds(Claim, texts, texts, integers, texts, texts, integers),
+    HandOver: st.builds(
+        HandOver, texts, texts, integers, any_client, texts, texts, integers, st.booleans()
+    ),
+    Adopt: st.builds(Adopt, texts, texts, integers, any_client, texts, integers, texts),
+    ForgetMoves: st.builds(ForgetMoves, integers),
     InstallLicense: st.builds(InstallLicense, any_license),
     PreferLeader: st.builds(PreferLeader, texts),
     AddServer: st.builds(AddServer, any_member),
     PromoteServer: st.builds(PromoteServer, texts),
     RemoveServer: st.builds(RemoveServer, texts),
     DropServer: st.builds(DropServer, texts),
+    Drain: st.builds(Drain, texts, st.booleans()),
 }
 
 
@@ -167,10 +181,27 @@ def open_borrows(state: PoolState) -> list[tuple[str, PendingBorrow]]:
 
 
 @st.composite
+def moves(draw: DrawFn, state: PoolState, server: str, feature: str, *, adopts: bool) -> Command:
+    """`server` hands an authorization over, or adopts one; the same id may move again."""
+    id, count = draw(st.sampled_from("ABC")), draw(few)
+    late = draw(st.sampled_from([0, 0, 0, 1]))
+    other = state.servers[draw(st.sampled_from(list(state.servers)))]
+    down = [s for s in state.servers.values() if s.down_index]
+    if adopts and down:
+        other = draw(st.sampled_from(down))
+    if adopts:
+        return Adopt(id, feature, count, NOBODY, other.name, other.down_index - late, server)
+    return HandOver(id, feature, count, NOBODY, server, other.name, other.incarnation - late)
+
+
+@st.composite
 def own_commands(draw: DrawFn, state: PoolState, server: str, number: int) -> Command:
     """What `server` proposes for itself: it borrows, gives, withdraws."""
     feature = draw(st.sampled_from([*FEATURES[:1], *FEATURES]))
-    kind = draw(st.sampled_from(["borrow", "borrow", "give", "give", "return", "withdraw"]))
+    kinds = ["borrow", "borrow", "give", "give", "return", "withdraw", "hand over", "adopt"]
+    kind = draw(st.sampled_from(kinds))
+    if kind in ("hand over", "adopt"):
+        return draw(moves(state, server, feature, adopts=kind == "adopt"))
     pending = open_borrows(state)
     others = [(f, b) for f, b in pending if b.server != server]
     mine = [(f, b) for f, b in pending if b.server == server]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from support.pools import ALPHA, BETA, CAD, GAMMA, Pool, code, licensed
 
-from licraft.core.commands import Borrow, EndBorrow, Entry, Level, Reason, Release, Solicit
+from licraft.core.codec import decode_state, encode_state
+from licraft.core.commands import Borrow, EndBorrow, Entry, Level, Reason, Release, Solicit, Source
 from licraft.core.outcomes import (
     OVERTAKEN,
     AllocationsChanged,
@@ -14,6 +15,7 @@ from licraft.core.outcomes import (
     Code,
     Effect,
     Outcome,
+    SeatsBorrowed,
     Solicited,
 )
 
@@ -81,10 +83,40 @@ def test_what_lacks_is_pending_and_is_told() -> None:
 def test_a_borrow_is_over_when_it_has_all_it_wants() -> None:
     pool = licensed(12, "alpha:4^beta:4")
     events = pool.ask(BETA, borrow("b7", BETA, 4)).events
-    assert events == (AllocationsChanged(CAD), BorrowEnded(CAD, BETA, "b7", False))
+    assert events == (
+        AllocationsChanged(CAD),
+        SeatsBorrowed(CAD, BETA, "b7", Reason.REQUEST, Source.FREE, 4),
+        BorrowEnded(CAD, BETA, "b7", False),
+    )
     assert pool.feature().pending == {}
     events = pool.ask(BETA, borrow("b8", BETA, 1)).events
     assert events == (BorrowOpened(CAD, BETA),)
+
+
+def test_a_fail_over_knows_what_it_got_from_where_in_this_order() -> None:
+    """B14, B15: the leader, the free pool, the down servers, and then the others."""
+    pool = with_a_reclaimed(free=3, left=4)
+    pool.up(ALPHA)
+    pool.down(GAMMA)
+    pool.reclaim(GAMMA)
+    pool.borrow(BETA, 13, reason=FAILOVER)
+    assert pool.pending(BETA).got == {}
+    pool.give(ALPHA, 2, BETA, leader=True)
+    assert list(pool.pending(BETA).got.items()) == [
+        (Source.LEADER, 2),
+        (Source.FREE, 3),
+        (Source.DOWN, 5),
+    ]
+    pool.give(ALPHA, 1, BETA, level=Level.UNUSED)
+    pool.give(ALPHA, 1, BETA, level=Level.OFFERED)
+    assert pool.pending(BETA).got[Source.OTHERS] == 2
+    assert decode_state(encode_state(pool.state)) == pool.state
+
+
+def test_a_request_knows_it_too() -> None:
+    pool = with_a_reclaimed(free=3, left=4)
+    pool.borrow(BETA, 9)
+    assert list(pool.pending(BETA).got.items()) == [(Source.FREE, 3), (Source.DOWN, 4)]
 
 
 def test_a_new_borrow_takes_the_place_of_the_old_one() -> None:
@@ -332,5 +364,9 @@ def test_the_two_ends_of_a_transfer_change_in_one_entry() -> None:
     applied = pool.apply(
         Entry(ALPHA, 1, 50, (Release(CAD, ALPHA, 4, BETA, "beta-1", Level.SPARE, False),))
     )
-    assert applied.events == (AllocationsChanged(CAD), BorrowEnded(CAD, BETA, "beta-1", False))
+    assert applied.events == (
+        AllocationsChanged(CAD),
+        SeatsBorrowed(CAD, BETA, "beta-1", Reason.REQUEST, Source.OTHERS, 4),
+        BorrowEnded(CAD, BETA, "beta-1", False),
+    )
     assert pool.seats() == {ALPHA: 6, BETA: 14, GAMMA: 10}

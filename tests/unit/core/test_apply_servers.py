@@ -86,7 +86,7 @@ def test_coming_up_starts_anew() -> None:
     alpha = pool.state.servers[ALPHA]
     assert applied.outcomes == (DONE,)
     assert applied.events == (
-        ServerCameUp(ALPHA, 2, "n2", 1, False),
+        ServerCameUp(ALPHA, 2, "n2", 1, False, ()),
         BorrowEnded(CAD, ALPHA, "alpha-1", False),
     )
     assert (alpha.incarnation, alpha.threshold, alpha.status) == (2, 0.5, ServerStatus.UP)
@@ -98,10 +98,12 @@ def test_coming_up_starts_anew() -> None:
 def test_it_is_told_that_its_record_is_void_only_after_a_reclaim() -> None:
     pool = Pool()
     pool.down(ALPHA)
-    assert pool.now(ServerUp(ALPHA, 2, 0.8, "n")).events[0] == ServerCameUp(ALPHA, 2, "n", 1, False)
+    back = pool.now(ServerUp(ALPHA, 2, 0.8, "n")).events[0]
+    assert back == ServerCameUp(ALPHA, 2, "n", 1, False, ())
     pool.down(ALPHA)
     pool.reclaim(ALPHA)
-    assert pool.now(ServerUp(ALPHA, 3, 0.8, "n")).events[0] == ServerCameUp(ALPHA, 3, "n", 2, True)
+    back = pool.now(ServerUp(ALPHA, 3, 0.8, "n")).events[0]
+    assert back == ServerCameUp(ALPHA, 3, "n", 2, True, ())
 
 
 def test_commands_for_servers_that_are_not_there_have_no_effect() -> None:

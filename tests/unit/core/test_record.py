@@ -156,3 +156,51 @@ def test_a_hundred_thousand_are_swept_by_slots_not_one_by_one(
     assert len(record.expire(2 * TTL_S + 1 + SLOT_S)) == total
     assert filed == total
     assert record.in_use == {"cad": 0}
+
+
+def test_what_leaves_is_in_use_and_is_neither_found_nor_expires() -> None:
+    record = Record()
+    a = granted(record, "a", 100.0, count=3)
+    granted(record, "b", 100.0)
+    assert record.leave("a") is a
+    assert record.leave("a") is None
+    assert record.leaves("a")
+    assert not record.leaves("b")
+    assert record.get("a") is record.find("token-a") is record.release("a") is None
+    assert record.in_use == {"cad": 4}
+    assert (len(record), {authorization.id for authorization in record}) == (2, {"a", "b"})
+    assert ids(record.expire(1000.0)) == {"b"}
+    assert record.in_use == {"cad": 3}
+
+
+def test_what_has_left_is_off_the_record_once() -> None:
+    record = Record()
+    a = granted(record, "a", 100.0, count=3)
+    assert record.left("a") is None
+    record.leave("a")
+    assert record.left("a") is a
+    assert record.left("a") is None
+    assert not record.leaves("a")
+    assert (len(record), record.in_use) == (0, {"cad": 0})
+    granted(record, "a", 200.0, count=3)
+    assert record.in_use == {"cad": 3}
+
+
+def test_what_left_beside_a_newer_one_of_its_id_does_not_take_that_along() -> None:
+    record = Record()
+    granted(record, "a", 100.0, count=3)
+    record.leave("a")
+    newer = granted(record, "a", 101.0, count=1)
+    assert record.in_use == {"cad": 4}
+    record.left("a")
+    assert record.get("a") is newer
+    assert record.in_use == {"cad": 1}
+
+
+def test_clear_forgets_what_leaves_too() -> None:
+    record = Record()
+    granted(record, "a", 100.0)
+    record.leave("a")
+    record.clear()
+    assert not record.leaves("a")
+    assert (len(record), record.in_use, record.left("a")) == (0, {}, None)
