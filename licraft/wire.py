@@ -178,11 +178,44 @@ class PoolView(Struct):
     version: str
 
 
+class OpenBorrow(Struct):
+    """A borrow that lacks `want` seats yet, `need` of them for requests that wait (B3, B13)."""
+
+    id: str
+    server: str
+    # request: from the free pool, down servers, the leader, the others, in this order;
+    # failover: from the leader, the free pool, down servers, the others.
+    reason: str
+    want: int
+    need: int
+    # leader | others, who are asked now for what was nowhere free; null once all were asked,
+    # and it waits for seats that come back.
+    source: str | None
+    # The others that the leader has asked, in this order.
+    asked: list[str]
+    # The seats that it has by now: leader | free | down | others, in the order in which they came.
+    got: dict[str, int] = {}
+
+
+class BorrowedView(Struct, frozen=True):
+    """The seats that a server has borrowed since it was started, by where they came from."""
+
+    leader: int = 0
+    free: int = 0
+    down: int = 0
+    others: int = 0
+
+
 class BorrowingView(Struct):
-    """Whether and when a feature's seats move by themselves."""
+    """Whether and when a feature's seats move by themselves; `open` is first come, first served.
+
+    `sources` counts what this server has borrowed.
+    """
 
     enabled: bool
     pending: int
+    open: list[OpenBorrow] = []
+    sources: BorrowedView = BorrowedView()
 
 
 class AllocationView(Struct):
@@ -287,10 +320,10 @@ class ServerRequest(Struct, forbid_unknown_fields=True):
 
 
 class ServerAnswer(Struct):
-    """A server that joins or leaves: its state now, and the log index of the last change."""
+    """A server that was changed: its state now, and the log index of the last change."""
 
     name: str
-    state: str  # joining | removing | removed, or the state that it has had already
+    state: str  # joining | removing | removed | draining | up, or what it was already
     index: int
 
 

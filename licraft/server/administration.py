@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from licraft.core.commands import Command, PreferLeader
+from licraft.core.commands import Command, Drain, PreferLeader
 from licraft.core.outcomes import Code, Effect, Outcome
-from licraft.core.state import PoolState, ServerStatus
+from licraft.core.state import PoolState
 from licraft.errors import LicenseError, NotExecuted, OutcomeUnknown, Overloaded
 from licraft.replication.engine import Engine
 from licraft.server.answers import Answers
 from licraft.server.license_keeper import LicenseKeeper
 from licraft.server.pool import ReplicatedPool
 from licraft.server.proposer import Proposer
-from licraft.wire import Installed, LeaderAnswer, Problem
+from licraft.wire import Installed, LeaderAnswer, Problem, ServerAnswer
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +73,13 @@ class Administration:
             return refusal
         member = self.state.servers.get(server)
         if member is None:
-            known = ", ".join(self.state.servers)
-            detail = f"no server {server} in this pool; it has {known}"
-            return Problem(404, Code.NOT_FOUND, detail, field="server")
+            return self._unknown(server)
         outcome = await self._commit(PreferLeader(server))
         if isinstance(outcome, Problem):
             return outcome
         if outcome.effect is not Effect.DONE:
-            detail = f"{server} is {member.status} and cannot lead: see that it runs"
+            step = f"`licraft server undrain {server}`" if member.drained else "see that it runs"
+            detail = f"{server} is {member.word} and cannot lead: {step}"
             return self._answers.elsewhere(Code.NO_QUORUM, detail)
         index = self.state.index
         deadline_s = asyncio.get_running_loop().time() + _LEAD_S
@@ -89,11 +88,34 @@ class Administration:
                 now = status.leader or "nobody"
                 detail = f"after {_LEAD_S:g} s {now} leads, not {server}: look again or repeat"
                 return self._answers.elsewhere(Code.OUTCOME_UNKNOWN, detail)
-            if self.state.servers[server].status is not ServerStatus.UP:
-                detail = f"{server} went down before it could lead"
+            member = self.state.servers.get(server)
+            if member is None or not member.grants:
+                word = member.word if member else "removed"
+                detail = f"{server} is {word} before it could lead"
                 return self._answers.elsewhere(Code.NO_QUORUM, detail)
             await asyncio.sleep(_LOOK_S)
         return LeaderAnswer(server, status.term, index)
+
+    async def drain(self, server: str, *, on: bool) -> ServerAnswer | Problem:
+        """Have a server give its seats and clients away, or take them again; not awaited here."""
+        refusal = self._answers.refusal(recovering_too=False)
+        if refusal is not None:
+            return refusal
+        outcome = await self._commit(Drain(server, on))
+        if isinstance(outcome, Problem):
+            return outcome
+        member = self.state.servers.get(server)
+        if member is None:
+            return self._unknown(server)
+        if outcome.effect is Effect.REFUSED:
+            detail = f"{server} is being removed from the pool: it is beyond draining"
+            return Problem(409, Code.INVALID_REQUEST, detail, field="server")
+        return ServerAnswer(server, member.word, self.state.index)
+
+    def _unknown(self, server: str) -> Problem:
+        known = ", ".join(self.state.servers)
+        detail = f"no server {server} in this pool; it has {known}"
+        return Problem(404, Code.NOT_FOUND, detail, field="server")
 
     async def _commit(self, command: Command) -> Outcome | Problem:
         """What became of a command, or why that cannot be told."""

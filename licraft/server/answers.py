@@ -77,7 +77,11 @@ class Answers:
         return HeartbeatAnswer(results, self._servers if self._version > version else None)
 
     def refusal(self, recovering_too: bool = True) -> Problem | None:
-        """Why nothing may be granted here now, with the list of where to go instead."""
+        """Why nothing may be granted here now, with the list of where to go instead.
+
+        Without `recovering_too` only why nothing at all may be decided here: one that
+        recovers or drains still renews, and takes an administrator's orders.
+        """
         name, standing = self._server, self._standing
         if standing.stopping:
             return self.elsewhere(Code.DRAINING, f"{name} is stopping")
@@ -90,7 +94,11 @@ class Answers:
         if recovering_too and left_s:
             detail = f"{name} lost its record in a crash and recovers for {left_s:.0f} s"
             return self.elsewhere(Code.RECOVERING, detail, left_s)
-        return None
+        return self.drains() if recovering_too and standing.draining else None
+
+    def drains(self) -> Problem:
+        """This server is drained by an administrator's order: go elsewhere, with what you hold."""
+        return self.elsewhere(Code.DRAINING, f"{self._server} is being drained: ask another server")
 
     def elsewhere(self, code: Code, detail: str, retry_after_s: float = 1.0) -> Problem:
         """A refusal that sends the client to another server."""

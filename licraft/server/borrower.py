@@ -13,7 +13,7 @@ from functools import partial
 from licraft.core.borrowing import insufficient, shortage, surplus
 from licraft.core.commands import Borrow, EndBorrow, Level, Reason, Release
 from licraft.core.license import CodeStatus
-from licraft.core.outcomes import BorrowEnded, Code, Effect, Outcome, Solicited
+from licraft.core.outcomes import BorrowEnded, Code, Effect, Outcome, SeatsBorrowed, Solicited
 from licraft.core.table import FeaturePool, PendingBorrow
 from licraft.errors import OutcomeUnknown
 from licraft.server.clock import Clock
@@ -89,6 +89,10 @@ class Borrower:
         desk.allocated = allocation
         self._grants.serve(desk)
         self.offer(desk)
+
+    def borrowed(self, event: SeatsBorrowed) -> None:
+        """This server got seats, from one of the sources (B5, B14, B15)."""
+        self._grants.desk(event.feature).borrowed[event.source] += event.count
 
     def ended(self, event: BorrowEnded) -> None:
         """This server's borrow is over, or found no more."""

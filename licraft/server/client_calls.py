@@ -99,6 +99,8 @@ class ClientCalls:
             known = grants.record.get(id)
             if known is not None:
                 return self._repeated(known, request, client)
+            if grants.has_gone(id):
+                return self._denied(grants.desk(feature), Code.INVALID_REQUEST, count)
         desk = grants.desk(feature)
         if len(grants.record) >= MAX_AUTHORIZATIONS:
             return self._denied(desk, Code.OVERLOADED, count)
@@ -133,7 +135,7 @@ class ClientCalls:
                 renew(authorization)
                 results.append(HeartbeatResult(authorization.id, "renewed", ttl_s))
                 continue
-            result = self._failover.heartbeat(token)
+            result = self._failover.heartbeat(token, request.confirm)
             waits = waits or not isinstance(result, HeartbeatResult)
             results.append(result)
         if waits:

@@ -7,7 +7,7 @@ May import the core. Only values; what is done with them stands in `grants` and
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from licraft.core.commands import Reason
@@ -54,6 +54,7 @@ class Desk:
     replicated state, `asking` whether the leader still looks for seats for it, `needed`
     whether somebody waits for them. After it has found no more, the next borrow is made
     not before `need_after_s` for who waits, `comfort_after_s` for the threshold alone.
+    `borrowed` counts the seats that this process borrowed, by where they came from.
     """
 
     feature: str
@@ -70,6 +71,7 @@ class Desk:
     received_s: float = float("-inf")
     allocated: int = 0
     in_use_before: int = 0
+    borrowed: Counter[str] = field(default_factory=Counter)
 
     @property
     def since(self) -> int:

@@ -1,27 +1,30 @@
 """Heartbeats for what this server has not granted under that token (R8, R9).
 
 May import the core, `wire` and this room. A client whose server failed sends its
-heartbeat here. What is on record already is confirmed; what is not becomes a request
-for seats, in fail-over mode (B13, B14). Source: pool protocol, sections 5 and 10.
+heartbeat here. What is on record already is confirmed; what another server granted moves
+here, with the seat itself; what nobody has any more becomes a request for seats, in
+fail-over mode (B13, B14). Source: pool protocol, sections 5 and 10; claims R16 to R18.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 from licraft.core.commands import Reason
-from licraft.core.outcomes import Code
+from licraft.core.outcomes import Code, Effect, Outcome
 from licraft.core.record import Authorization
+from licraft.core.state import ServerState, ServerStatus
+from licraft.errors import ProposalError
 from licraft.server.answers import Answers
 from licraft.server.borrower import Borrower
 from licraft.server.desk import Decision
 from licraft.server.grants import Grants, same_request
+from licraft.server.moves import Moves
 from licraft.server.standing import Standing
 from licraft.server.tokens import TokenFields
 from licraft.wire import HeartbeatResult
 
-_MAX_REMOVED = 10_000
 _RETRY_S = 1.0
 
 
@@ -29,51 +32,143 @@ class Failover:
     """Takes over clients of other servers, and of this server's earlier incarnations."""
 
     def __init__(
-        self, server: str, grants: Grants, borrower: Borrower, standing: Standing, answers: Answers
+        self,
+        server: str,
+        grants: Grants,
+        borrower: Borrower,
+        standing: Standing,
+        moves: Moves,
+        answers: Answers,
     ) -> None:
         self._server = server
         self._grants = grants
         self._borrower = borrower
         self._standing = standing
+        self._moves = moves
         self._answers = answers
-        self._removed: dict[str, None] = {}
 
-    def strike(self, id: str) -> bool:
-        """Take an authorization off the record; its heartbeats are `lost` from now on."""
-        if self._grants.release(id) is None:
-            return False
-        self._removed[id] = None
-        if len(self._removed) > _MAX_REMOVED:
-            del self._removed[next(iter(self._removed))]
-        return True
+    def heartbeat(
+        self, token: str, confirm: Mapping[str, int]
+    ) -> HeartbeatResult | Awaitable[HeartbeatResult]:
+        """What becomes of a token that is not on record; may have to wait for the log.
 
-    def heartbeat(self, token: str) -> HeartbeatResult | Awaitable[HeartbeatResult]:
-        """What becomes of a token that is not on record; may have to wait for a borrow."""
+        `confirm` has, by id, the log index of the `ServerDown` that a client was told of
+        when it was still valid.
+        """
         fields = self._grants.mint.open(token)
         if fields is None:
             return HeartbeatResult("", "lost", code=Code.NOT_AUTHORIZED)
         known = self._grants.record.get(fields.id)
         if known is not None:
-            if not same_request(known, fields.feature, fields.count, fields.client):
-                return HeartbeatResult(fields.id, "lost", code=Code.NOT_AUTHORIZED)
-            self._grants.renew(known)
-            return self._converted(known)
-        if fields.id in self._removed:
+            return self._known(fields, known)
+        if self._grants.was_struck(fields.id):
             return HeartbeatResult(fields.id, "lost", code=Code.REMOVED)
+        if self._grants.record.leaves(fields.id):
+            return _pending(fields.id)
         if self._standing.recovering_s():
-            return self._recovered(fields, token)
+            return self._recovered(fields, token, confirm)
+        holder = self._holder(fields)
+        if holder is not None and holder.acts:
+            return self._claim(fields, holder.name)
+        if holder is not None and _may_be_adopted_from(holder):
+            if confirm.get(fields.id) != holder.down_index:
+                return HeartbeatResult(fields.id, "confirm", down_index=holder.down_index)
+            return self._adopt(fields, holder)
         return self._convert(fields)
 
-    def _recovered(self, fields: TokenFields, token: str) -> HeartbeatResult:
-        """While recovering, the tokens of an earlier incarnation rebuild its record."""
+    def _known(self, fields: TokenFields, known: Authorization) -> HeartbeatResult:
+        """What is on record, under another token than this."""
+        if not same_request(known, fields.feature, fields.count, fields.client):
+            return HeartbeatResult(fields.id, "lost", code=Code.NOT_AUTHORIZED)
+        self._grants.renew(known)
+        return self._converted(known)
+
+    def _holder(self, fields: TokenFields) -> ServerState | None:
+        """The other server that has an authorization: its issuer, or who has had it since."""
+        servers = self._grants.state.servers
+        holder = servers.get(fields.server)
+        for _ in servers:
+            if holder is None or fields.id not in holder.gone:
+                break
+            holder = servers.get(holder.gone[fields.id][0])
+        return None if holder is None or holder.name == self._server else holder
+
+    def _claim(
+        self, fields: TokenFields, holder: str
+    ) -> HeartbeatResult | Awaitable[HeartbeatResult]:
+        """Have it from the server that acts and has it on record (section 10, case 2)."""
+        came = self._moves.claim(fields, holder)
+        return self._claimed(fields, holder, came) if came is not None else _pending(fields.id)
+
+    async def _claimed(
+        self, fields: TokenFields, asked: str, came: asyncio.Future[bool]
+    ) -> HeartbeatResult:
+        """The holder's answer; if there is none yet the client goes on as it can (case 3)."""
+        patience_s = self._grants.state.lease_s / 2
+        done, _ = await asyncio.wait([came], timeout=patience_s)
+        holder = self._holder(fields)
+        if came.cancelled() and holder is not None and _may_be_adopted_from(holder):
+            return HeartbeatResult(fields.id, "confirm", down_index=holder.down_index)
+        if not done or came.cancelled():
+            return _pending(fields.id)
+        if came.result():
+            return self._adopted(fields)
+        known = self._grants.record.get(fields.id)
+        if known is not None:  # The same heartbeat, sent twice, was converted meanwhile.
+            return self._known(fields, known)
+        if self._grants.was_struck(fields.id):
+            return HeartbeatResult(fields.id, "lost", code=Code.REMOVED)
+        if holder is not None and holder.name != asked:
+            return _pending(fields.id)  # It moved on before it could be asked for.
+        result = self._convert(fields)
+        return result if isinstance(result, HeartbeatResult) else await result
+
+    def _adopt(self, fields: TokenFields, holder: ServerState) -> Awaitable[HeartbeatResult]:
+        """Take it over from a server that is down (case 4)."""
+        return self._adoption(fields, self._moves.adopt(fields, holder.name, holder.down_index))
+
+    async def _adoption(
+        self, fields: TokenFields, adopted: asyncio.Future[Outcome]
+    ) -> HeartbeatResult:
+        try:
+            outcome = await asyncio.shield(adopted)
+        except ProposalError:
+            return _pending(fields.id)
+        return self._adopted(fields) if outcome.effect is Effect.DONE else _pending(fields.id)
+
+    def _adopted(self, fields: TokenFields) -> HeartbeatResult:
+        """It is on record here, if it has not ended again."""
+        known = self._grants.record.get(fields.id)
+        if known is None or not same_request(known, fields.feature, fields.count, fields.client):
+            return _pending(fields.id)
+        ttl_s = self._grants.state.ttl_s
+        return HeartbeatResult(known.id, "adopted", ttl_s, known.token, self._server)
+
+    def _recovered(
+        self, fields: TokenFields, token: str, confirm: Mapping[str, int]
+    ) -> HeartbeatResult:
+        """While recovering, the tokens of an earlier incarnation rebuild its record.
+
+        In two steps, as an adoption: whoever was still valid when it heard of this recovery
+        had not expired before it, so that its seats were not given to anybody else.
+        """
+        me = self._grants.state.servers[self._server]
         desk = self._grants.desk(fields.feature)
         if fields.server != self._server or fields.count > self._grants.returnable(desk):
-            return HeartbeatResult(fields.id, "pending", retry_after=_RETRY_S)
+            return _pending(fields.id)
+        if fields.id in me.gone:
+            return _pending(fields.id)
+        # Below zero, so that it is the log index of no down.
+        recovery = -self._grants.incarnation
+        if confirm.get(fields.id) != recovery:
+            return HeartbeatResult(fields.id, "confirm", down_index=recovery)
         known = self._grants.readmit(fields.feature, fields.id, fields.count, fields.client, token)
         return HeartbeatResult(known.id, "renewed", self._grants.state.ttl_s)
 
     def _convert(self, fields: TokenFields) -> HeartbeatResult | Awaitable[HeartbeatResult]:
         """Make a request of a heartbeat (R9): the seats come from here, not from its issuer."""
+        if self._grants.has_gone(fields.id):
+            return _pending(fields.id)
         pool = self._grants.state.table.features.get(fields.feature)
         if pool is None:
             return HeartbeatResult(fields.id, "lost", code=Code.UNKNOWN_FEATURE)
@@ -111,9 +206,19 @@ class Failover:
         issuer = self._grants.state.servers.get(fields.server)
         may_return = issuer is not None and fields.server != self._server and not issuer.reclaimed
         if may_return or result.code is not Code.NO_SEATS:
-            return HeartbeatResult(fields.id, "pending", retry_after=_RETRY_S)
+            return _pending(fields.id)
         return HeartbeatResult(fields.id, "lost", code=result.code)
 
     def _converted(self, a: Authorization) -> HeartbeatResult:
         ttl_s = self._grants.state.ttl_s
         return HeartbeatResult(a.id, "converted", ttl_s, a.token, self._server)
+
+
+def _may_be_adopted_from(holder: ServerState) -> bool:
+    """Whether what it had granted is still as it was: it is down, and not reclaimed."""
+    return holder.status is ServerStatus.DOWN and not holder.reclaimed
+
+
+def _pending(id: str) -> HeartbeatResult:
+    """Not now: the client goes on under what validity it has, and asks again."""
+    return HeartbeatResult(id, "pending", retry_after=_RETRY_S)

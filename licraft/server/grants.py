@@ -25,6 +25,7 @@ from licraft.server.tokens import ClientFields, TokenMint
 MAX_AUTHORIZATIONS = 2_000_000
 MAX_QUEUE = 10_000
 _LOG_RETRY_S = 10.0
+_MAX_STRUCK = 10_000
 
 
 class Grants:
@@ -43,7 +44,10 @@ class Grants:
         self._minted_for = ""
         self._log_due_s = float("-inf")
         self.incarnation = 0
+        # The log index up to which the record knows what moved to it, and from it.
+        self.moved_index = 0
         self.record = Record()
+        self._struck: dict[str, None] = {}
         self.desks: dict[str, Desk] = {}
         self.changed: dict[str, Authorization | None] = {}
         self.on_freed: Callable[[Desk], None] = _ignore
@@ -98,6 +102,15 @@ class Grants:
         """The seats that nobody holds and that are not promised to anybody."""
         in_use = self.record.in_use.get(desk.feature, 0)
         return max(0, self.allocation(desk.feature) - in_use - desk.set_aside)
+
+    def has_gone(self, id: str) -> bool:
+        """Whether an authorization moves away from here, or did so lately.
+
+        Its id is not granted anew: nobody could tell the two apart, and what becomes of the
+        one would be done to the other.
+        """
+        me = self.state.servers.get(self._server)
+        return self.record.leaves(id) or (me is not None and id in me.gone)
 
     def request(
         self, desk: Desk, id: str, count: int, client: ClientFields
@@ -163,6 +176,62 @@ class Grants:
             self.on_freed(desk)
         return authorization
 
+    def strike(self, id: str) -> bool:
+        """Take an authorization off the record for good: its heartbeats are `lost` from now on."""
+        if self.release(id) is None:
+            return False
+        self.note_struck(id)
+        return True
+
+    def note_struck(self, id: str) -> None:
+        """An authorization was struck off a record, here or elsewhere; the latest are known."""
+        self._struck[id] = None
+        if len(self._struck) > _MAX_STRUCK:
+            del self._struck[next(iter(self._struck))]
+
+    def was_struck(self, id: str) -> bool:
+        """Whether an authorization was struck off lately."""
+        return id in self._struck
+
+    def leave(self, id: str) -> Authorization | None:
+        """Keep an authorization aside for another server; then `left` or `stays`."""
+        return self.record.leave(id)
+
+    def left(self, id: str) -> None:
+        """An authorization is another server's, and its seats are too: take it off the record.
+
+        What its client was granted here meanwhile, under the same id, stays.
+        """
+        if (self.record.left(id) or self.record.release(id)) is not None:
+            newer = self.record.get(id)
+            if newer is None:
+                self._log.ended(id)
+            self.changed[id] = newer
+
+    def stays(self, id: str) -> None:
+        """An authorization was not moved after all: it counts from now on as if just renewed."""
+        authorization = self.record.left(id)
+        if authorization is not None and self.record.get(id) is None:
+            now = self._clock.now()
+            self.record.grant(authorization, now, self._expiry(now))
+        elif authorization is not None:
+            desk = self.desk(authorization.feature)
+            self.serve(desk)
+            self.on_freed(desk)
+
+    def receive(self, feature: str, id: str, count: int, client: ClientFields) -> None:
+        """An authorization is this server's from now on; its seats came with it.
+
+        If the client was granted others meanwhile, under this id, those stay its own.
+        """
+        if self.record.get(id) is None:
+            self.grant(feature, id, count, client)
+
+    def know_moves(self, index: int) -> None:
+        """The record knows all moves up to a log index."""
+        self.moved_index = index
+        self._log.moved(index)
+
     def serve(self, desk: Desk) -> None:
         """Grant to the head of the queue as long as its seats are here."""
         queue = desk.queue
@@ -214,6 +283,15 @@ class Grants:
             self.serve(desk)
             self.on_freed(desk)
 
+    @property
+    def saved_moved_index(self) -> int:
+        """The log index up to which the record of an earlier process knows all moves."""
+        return self._saved.moved_index if self._saved is not None else 0
+
+    def wall_s(self) -> float:
+        """The time of day, for people."""
+        return self._clock.wall()
+
     def recall(self, last_incarnation: int) -> SavedRecord | None:
         """What an earlier process left on disk, if it may be believed; only once."""
         saved, self._saved = self._saved, None
@@ -221,12 +299,13 @@ class Grants:
             return None
         return saved
 
-    def begin(self, incarnation: int, saved: SavedRecord | None) -> None:
+    def begin(self, incarnation: int, saved: SavedRecord | None, moved_index: int) -> None:
         """Act as `incarnation`, with a record that was saved, if it may be believed.
 
         The record's file is begun by `keep_log`, once the whole record is known.
         """
         self.incarnation = incarnation
+        self.moved_index = moved_index
         self._log.forsake()
         self._log_due_s = float("-inf")
         now = self._clock.now()
@@ -235,10 +314,13 @@ class Grants:
             self.changed[authorization.id] = authorization
 
     def forget(self) -> None:
-        """Drop the whole record: the pool has reclaimed its seats."""
+        """Drop the whole record: nobody relies on it, or it is not known to be right any more."""
         for authorization in self.record:
             self.changed[authorization.id] = None
         self.record.clear()
+        self._log.forsake()
+        me = self.state.servers.get(self._server)
+        self.moved_index = me.moved_index if me is not None else 0
 
     def keep_log(self) -> None:
         """Follow the record on disk: begin the file, and anew when most of it is over.
@@ -249,9 +331,9 @@ class Grants:
         now = self._clock.now()
         if not self._log.follows and now >= self._log_due_s:
             self._log_due_s = now + _LOG_RETRY_S
-            self._log.start(self.incarnation, self.record)
+            self._log.start(self.incarnation, self.record, self.moved_index)
         elif self._log.outgrown(len(self.record)):
-            self._log.start(self.incarnation, self.record)
+            self._log.start(self.incarnation, self.record, self.moved_index)
 
     def _expiry(self, now: float) -> float:
         return expiry(now, self.state.ttl_s, self.state.drift)

@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from licraft.core.borrowing import Ask, Exhausted, Give, Wait, next_step, surplus
-from licraft.core.commands import Command, EndBorrow, Level, Reclaim, ServerDown, Solicit
+from licraft.core.commands import (
+    Command,
+    EndBorrow,
+    ForgetMoves,
+    Level,
+    Reclaim,
+    ServerDown,
+    Solicit,
+)
 from licraft.core.leases import down_due, reclaim_due
-from licraft.core.outcomes import Applied, LeaseRenewed, ServerCameUp, ServerWentDown
+from licraft.core.outcomes import Applied, LeaseRenewed, Moved, ServerCameUp, ServerWentDown
 from licraft.core.state import ServerState, ServerStatus
 from licraft.core.table import FeaturePool, PendingBorrow
 from licraft.errors import NotExecuted
@@ -29,6 +38,8 @@ log = logging.getLogger(__name__)
 
 HANDBACK_S = 10.0
 _ANSWER_S = 0.4
+_FORGET_EACH_S = 1.0
+_MOVES = 10_000
 
 Transfer = Callable[[str], Awaitable[None]]
 
@@ -63,6 +74,9 @@ class Leader:
         self._since_s = 0.0
         self._heard: dict[str, float] = {}
         self._down: dict[str, tuple[int, float]] = {}
+        self._moved: deque[tuple[int, float]] = deque(maxlen=_MOVES)
+        self._inherited_index = self._forgotten_index = 0
+        self._forget_due_s = 0.0
         self._busy: set[object] = set()
         self._asked: dict[tuple[str, str, Level], float] = {}
 
@@ -79,6 +93,8 @@ class Leader:
                     self._steady.pop(server, None)
                 case ServerWentDown(server=server):
                     self._down[server] = (applied.index, now)
+                case Moved(count=count) if count:
+                    self._moved.append((applied.index, now))
                 case _:
                     pass
 
@@ -91,10 +107,12 @@ class Leader:
         if status.term != self._term:
             self._term = status.term
             self._since_s = self._clock.now()
+            self._inherited_index = self._pool.state.index
             self._asked.clear()
             self._busy.clear()
             self._steady.clear()
         self._watch(status)
+        self._forget_moves()
         if acts:
             self.pump(status)
         if self._handback:
@@ -133,8 +151,7 @@ class Leader:
         for name in self._pool.state.priority:
             if name == self._server:
                 return
-            up = servers[name].status is ServerStatus.UP and servers[name].votes
-            if not up or name not in status.connected:
+            if not servers[name].grants or name not in status.connected:
                 self._steady.pop(name, None)
             elif now - self._steady.setdefault(name, now) >= HANDBACK_S:
                 self._steady.pop(name)  # It is tried again as late as this, should it fail.
@@ -172,6 +189,27 @@ class Leader:
                 if now > reclaim_due(down_s, state.ttl_s, state.drift):
                     self._propose(Reclaim(server.name, server.down_index))
 
+    def _forget_moves(self) -> None:
+        """Have moves forgotten of which no client can rely on a token from before."""
+        state = self._pool.state
+        now = self._clock.now()
+
+        def over(moved_s: float) -> bool:
+            return now > reclaim_due(max(self._since_s, moved_s), state.ttl_s, state.drift)
+
+        if over(0.0):
+            self._forgotten_index = max(self._forgotten_index, self._inherited_index)
+        while self._moved and over(self._moved[0][1]):
+            self._forgotten_index = max(self._forgotten_index, self._moved.popleft()[0])
+        for server in state.servers.values():
+            # The oldest move of a server is its first.
+            _, index = next(iter(server.gone.values()), ("", self._forgotten_index + 1))
+            lies = server.status is ServerStatus.DOWN and not server.reclaimed
+            if index <= self._forgotten_index and not lies and now >= self._forget_due_s:
+                self._forget_due_s = now + _FORGET_EACH_S
+                self._propose(ForgetMoves(self._forgotten_index))
+                return
+
     def _advance(self, pool: FeaturePool, borrow: PendingBorrow, status: EngineStatus) -> None:
         now = self._clock.now()
         step = next_step(
@@ -193,11 +231,14 @@ class Leader:
                 self._propose(EndBorrow(pool.feature, borrow.server, borrow.id, exhausted=True))
 
     def _reported(self, pool: FeaturePool) -> dict[str, int]:
-        """The surplus of each functioning server, by its last report."""
+        """The surplus of each functioning server, by its last report.
+
+        One that drains is not asked: what nobody holds of its seats is in the free pool.
+        """
         return {
             server.name: self._surplus(pool, server)
             for server in self._pool.state.servers.values()
-            if server.acts
+            if server.grants
         }
 
     def _surplus(self, pool: FeaturePool, server: ServerState) -> int:

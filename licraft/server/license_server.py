@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from licraft.core.outcomes import Code
 from licraft.core.state import PoolState
@@ -21,14 +21,16 @@ from licraft.server import views
 from licraft.server.administration import Administration
 from licraft.server.answers import Answers
 from licraft.server.borrower import Borrower
-from licraft.server.client_calls import ClientCalls
+from licraft.server.client_calls import ClientCalls, HeartbeatsResult
 from licraft.server.clock import Clock, SystemClock
 from licraft.server.config import ServerConfig
+from licraft.server.draining import Draining, successors
 from licraft.server.failover import Failover
 from licraft.server.grants import Grants
 from licraft.server.leader import Leader
 from licraft.server.license_keeper import LicenseKeeper
 from licraft.server.members import Members
+from licraft.server.moves import Moves
 from licraft.server.pool import ReplicatedPool
 from licraft.server.proposer import Proposer
 from licraft.server.reactions import Reactions
@@ -39,6 +41,7 @@ from licraft.wire import (
     AuthorizationList,
     FeatureList,
     FeatureView,
+    HeartbeatRequest,
     Installed,
     LeaderAnswer,
     LicenseDocument,
@@ -103,8 +106,20 @@ class LicenseServer:
         self.answers = Answers(name, self.standing, self.keeper)
         self.administration = Administration(pool, engine, self.proposer, self.keeper, self.answers)
         self.members = Members(pool, engine, self.proposer, self.answers)
-        self.failover = Failover(name, self.grants, self.borrower, self.standing, self.answers)
-        self.reports = Reports(name, engine, self.grants, self.clock, self.failover.strike)
+        self.moves = Moves(name, self.grants, self.standing, self.proposer, self.clock)
+        self.failover = Failover(
+            name, self.grants, self.borrower, self.standing, self.moves, self.answers
+        )
+        self.draining = Draining(
+            self.grants,
+            self.borrower,
+            self.leader,
+            self.standing,
+            self.answers,
+            engine,
+            self.clock,
+        )
+        self.reports = Reports(name, engine, self.grants, self.clock, self.grants.strike)
         self.grants.may_act = self.standing.may_grant
         self.grants.on_freed = self.borrower.offer
         self.grants.yields = self.borrower.yields
@@ -125,7 +140,8 @@ class LicenseServer:
         # Bound here and not called from methods of this class: they are what a server does
         # all day, and another call costs them some percent.
         self.checkout = calls.checkout
-        self.heartbeat = calls.heartbeat
+        self._renewing = calls.heartbeat
+        self.heartbeat = self._renewing  # `tick` binds another while it drains.
         self.checkin = calls.checkin
         reactions = Reactions(
             config,
@@ -137,6 +153,7 @@ class LicenseServer:
             self.leader,
             self.keeper,
             self.members,
+            self.moves,
             self.engine_changed,
         )
         pool.on_applied = reactions.applied
@@ -201,7 +218,7 @@ class LicenseServer:
 
     async def remove_authorization(self, id: str) -> Problem | None:
         """End an authorization on whichever server granted it; None when done."""
-        if self.failover.strike(id):
+        if self.grants.strike(id):
             return None
         found, silent = await self.reports.strike_anywhere(self.state.servers, id)
         if found:
@@ -223,6 +240,10 @@ class LicenseServer:
         """Hand leadership to `server`, and wait until it leads."""
         return await self.administration.lead(server)
 
+    async def drain(self, server: str, *, on: bool) -> ServerAnswer | Problem:
+        """Have a server give its seats and clients to the others, or take them again."""
+        return await self.administration.drain(server, on=on)
+
     async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:
         """Have a server join the pool."""
         return await self.members.add(request)
@@ -240,6 +261,7 @@ class LicenseServer:
     def tick(self) -> None:
         """Do what time makes due; called every `config.tick_s`."""
         self.standing.tick()
+        self.heartbeat = self._sending_away if self.standing.draining else self._renewing
         if self.standing.renewal_due():
             for desk in self.grants.desks.values():
                 self.borrower.sample(desk)
@@ -254,6 +276,8 @@ class LicenseServer:
         self.settle()
         for desk in list(self.grants.desks.values()):
             self.borrower.tick(desk)
+        self.moves.tick()
+        self.draining.tick()
         self.leader.tick(acts=may_grant)
         self.members.tick(self.engine.status())
         now = self.clock.now()
@@ -269,33 +293,48 @@ class LicenseServer:
             await asyncio.sleep(self.config.tick_s)
 
     async def answer(self, server: str, body: bytes) -> bytes:
-        """Answer another server of the pool."""
-        return await self.reports.answer(server, body)
+        """Answer another server of the pool, once what the answer promises is settled."""
+        answer = await self.reports.answer(server, body)
+        # It may tell that authorizations are struck: a restart must not bring them back.
+        self.settle()
+        return answer
 
     async def stop(self) -> None:
-        """Stop in an orderly way: grant no more, hand leadership over, save the record."""
+        """Stop in an orderly way: grant no more, drain for a moment, save the record."""
+        self.standing.close()
+        self.leader.close()
+        self.grants.turn_away(Code.DRAINING)
+        await self._resign()
+        await self.draining.hurry(self.tick, self.config.tick_s)
         self.standing.stop()
         self.leader.close()
         self.members.close()
-        self.grants.turn_away(Code.DRAINING)
-        status = self.engine.status()
-        for name in self.state.servers if status.leads else ():
-            if name in status.connected:
-                try:
-                    await self.engine.transfer(name)
-                except NotExecuted as fault:
-                    log.info("leadership was not handed to %s: %s", name, fault)
-                    continue
-                break
         if self._reporting is not None:
             self._reporting.cancel()
         self.proposer.close()
         if self.standing.up:
             self._record_log.close_orderly()
 
+    async def _resign(self) -> None:
+        """Hand leadership to a server that goes on, if this one leads."""
+        for name in successors(self.state, self.engine.status()):
+            try:
+                await self.engine.transfer(name)
+            except NotExecuted as fault:
+                log.info("leadership was not handed to %s: %s", name, fault)
+                continue
+            return
+
     def engine_changed(self) -> None:
         """The leader, the term or a connection changed."""
         self.answers.refresh(self.state, self.engine.status())
+
+    def _sending_away(
+        self, request: HeartbeatRequest
+    ) -> HeartbeatsResult | Awaitable[HeartbeatsResult]:
+        """Heartbeats while this server drains."""
+        refusal = self.draining.sends_away(request.tokens)
+        return self._renewing(request) if refusal is None else (refusal.status, refusal)
 
     def _reported(self, task: asyncio.Task[None]) -> None:
         self._reporting = None

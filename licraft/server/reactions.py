@@ -16,12 +16,15 @@ from licraft.core.outcomes import (
     Applied,
     BorrowEnded,
     BorrowOpened,
+    Claimed,
     Code,
     LeaderPreferred,
     LeaseRenewed,
     LicenseChanged,
     MembersChanged,
+    Moved,
     PoolFormed,
+    SeatsBorrowed,
     ServerCameUp,
     ServerWentDown,
     Solicited,
@@ -33,6 +36,7 @@ from licraft.server.grants import Grants
 from licraft.server.leader import Leader
 from licraft.server.license_keeper import LicenseKeeper
 from licraft.server.members import Members
+from licraft.server.moves import Moves
 from licraft.server.pool import ReplicatedPool
 from licraft.server.proposer import Proposer
 from licraft.server.standing import Standing
@@ -54,6 +58,7 @@ class Reactions:
         leader: Leader,
         keeper: LicenseKeeper,
         members: Members,
+        moves: Moves,
         refresh: Callable[[], None],
     ) -> None:
         """`refresh` makes the leader priority list anew, as the servers' states changed (R26)."""
@@ -67,7 +72,9 @@ class Reactions:
         self._leader = leader
         self._keeper = keeper
         self._members = members
+        self._moves = moves
         self._refresh = refresh
+        self._seen_index = 0
 
     @property
     def state(self) -> PoolState:
@@ -76,9 +83,15 @@ class Reactions:
 
     def applied(self, applied: Applied) -> None:
         """Follow a committed entry: the distribution criteria sync message, among others (B6)."""
+        self._seen_index = applied.index
         self._proposer.note(applied)
         self._leader.note(applied)
         me = self._server
+        # First what moved, by any command of the entry: the state has its seats here
+        # already, and they are for nobody who waits here or elsewhere.
+        for event in applied.events:
+            if isinstance(event, Moved):
+                self._moves.moved(event, applied.index)
         for event in applied.events:
             match event:
                 case PoolFormed():
@@ -91,12 +104,16 @@ class Reactions:
                     self._standing.renewed(serial)
                 case AllocationsChanged(feature=feature):
                     self._borrower.allocated(feature)
+                case SeatsBorrowed(server=server) if server == me:
+                    self._borrower.borrowed(event)
                 case BorrowEnded(server=server) if server == me:
                     self._borrower.ended(event)
                 case BorrowOpened(feature=feature) | BorrowEnded(feature=feature):
                     self._borrower.offer(self._grants.desk(feature))
                 case Solicited(giver=giver) if giver == me:
                     self._borrower.give(event)
+                case Claimed():
+                    self._moves.claimed(event)
                 case LicenseChanged():
                     self._keeper.changed()
                 case MembersChanged(server=server):
@@ -115,8 +132,11 @@ class Reactions:
         self._proposer.note_restored(self.state)
         me = self.state.servers.get(self._server)
         known = me is not None and me.incarnation == self._standing.incarnation
-        if self._standing.incarnation and not known:
-            # It came up unseen, so whether it had been reclaimed before cannot be known.
+        told = self._moves.restored(self._seen_index)
+        self._seen_index = self.state.index
+        if self._standing.incarnation and not (known and told):
+            # It came up unseen, so whether it had been reclaimed before cannot be known; or an
+            # authorization moved unseen, to this server or away from it.
             self._grants.forget()
             self._standing.recover()
         if me is None or not known or not me.acts:
@@ -142,10 +162,13 @@ class Reactions:
     def _came_up(self, event: ServerCameUp) -> None:
         """A server is up; if it is this one, decide what it knows of what it had granted."""
         self._refresh()
+        self._moves.forget_claims(event.server)
         if event.server != self._server or not self._standing.is_mine(event):
             return
         first = self._standing.incarnation == 0
         saved = self._grants.recall(event.previous)
+        if saved is not None:
+            saved = self._moves.recall(saved, event.adopted)
         if event.reclaimed:
             # Nobody relies on what it granted any more, and the seats may be elsewhere.
             self._grants.forget()
@@ -161,7 +184,10 @@ class Reactions:
             )
         self._standing.came_up(event.incarnation)
         self._borrower.reset()
-        self._grants.begin(event.incarnation, saved)
+        for id in event.adopted:
+            self._grants.left(id)
+        self._moves.begin()
+        self._grants.begin(event.incarnation, saved, self.state.servers[self._server].moved_index)
         if not self._standing.recovering_s():
             self._grants.keep_log()
         log.info(
@@ -174,6 +200,7 @@ class Reactions:
 
     def _went_down(self, server: str) -> None:
         self._refresh()
+        self._moves.forget_claims(server)
         if server == self._server:
             self._standing.went_down()
             self._grants.turn_away(Code.NO_QUORUM)

@@ -29,6 +29,7 @@ _SLACK = 20_000
 class _Header(msgspec.Struct, tag="record"):
     incarnation: int
     boot: str
+    moved_index: int = 0
 
 
 class _Grant(msgspec.Struct, tag="+", array_like=True, gc=False):
@@ -44,13 +45,17 @@ class _End(msgspec.Struct, tag="-", array_like=True, gc=False):
     id: str
 
 
+class _Moved(msgspec.Struct, tag="m", array_like=True, gc=False):
+    index: int
+
+
 class _Orderly(msgspec.Struct, tag="orderly"):
     pass
 
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 _header = msgspec.json.Decoder(_Header | _Orderly).decode
-_line = msgspec.json.Decoder(_Grant | _End).decode
+_line = msgspec.json.Decoder(_Grant | _End | _Moved).decode
 
 
 def boot_id() -> str:
@@ -63,12 +68,13 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class SavedRecord:
-    """A record as a file holds it."""
+    """A record as a file holds it, with all moves from and to it up to a log index."""
 
     incarnation: int
     boot: str
     orderly: bool
     authorizations: tuple[Authorization, ...]
+    moved_index: int = 0
 
     def trusted(self, last_incarnation: int, boot: str) -> bool:
         """Whether it is what the server's last incarnation had granted, to the last grant."""
@@ -102,25 +108,31 @@ class RecordLog:
                 return None
             live: dict[str, Authorization] = {}
             orderly = False
+            moved_index = header.moved_index
             for line in lines[1:-1]:
                 if line == _ORDERLY_LINE:
                     orderly = True
                     continue
                 entry = _line(line)
-                if isinstance(entry, _End):
-                    live.pop(entry.id, None)
-                else:
-                    live[entry.id] = _authorization(entry)
+                match entry:
+                    case _End(id=id):
+                        live.pop(id, None)
+                    case _Moved(index=index):
+                        moved_index = index
+                    case _Grant(id=id):
+                        live[id] = _authorization(entry)
         except msgspec.MsgspecError as fault:
             log.warning("%s: damaged (%s); the server recovers by waiting", self._path, fault)
             return None
-        return SavedRecord(header.incarnation, header.boot, orderly, tuple(live.values()))
+        return SavedRecord(
+            header.incarnation, header.boot, orderly, tuple(live.values()), moved_index
+        )
 
-    def start(self, incarnation: int, live: Iterable[Authorization]) -> None:
+    def start(self, incarnation: int, live: Iterable[Authorization], moved_index: int) -> None:
         """Begin a new file, for this incarnation, with what is on record now."""
         self.abandon()
         aside = self._path.with_suffix(".new")
-        lines: list[object] = [_Header(incarnation, self.boot)]
+        lines: list[object] = [_Header(incarnation, self.boot, moved_index)]
         lines += [_grant(authorization) for authorization in live]
         try:
             file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -146,6 +158,11 @@ class RecordLog:
         """Note that an authorization is no longer on record."""
         if self._file is not None:
             self._unwritten.append(("-", id))
+
+    def moved(self, index: int) -> None:
+        """Note that all moves up to a log index are in what was noted."""
+        if self._file is not None:
+            self._unwritten.append(("m", index))
 
     def flush(self) -> None:
         """Write what was noted.

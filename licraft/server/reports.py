@@ -196,14 +196,18 @@ class Reports:
         return LinesAnswer(lines, len(chosen) > limit, self._clock.wall())
 
     def part(self, question: Part) -> LinesAnswer:
-        """What this server, as the leader, was told by another."""
+        """What this server, as the leader, was told by another, but for what moved since (R40)."""
         told = self._told.get(question.server)
         if told is None or not told.next:
             return LinesAnswer([], False, None)
+        server = self._grants.state.servers.get(question.server)
+        gone = server.gone if server is not None else {}
         chosen = [
             line
             for line in told.lines.values()
-            if question.feature in ("", line.feature) and question.user in ("", line.client[1])
+            if question.feature in ("", line.feature)
+            and question.user in ("", line.client[1])
+            and line.id not in gone
         ]
         limit = question.limit
         return LinesAnswer(chosen[:limit], len(chosen) > limit, told.as_of_s)

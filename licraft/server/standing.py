@@ -14,7 +14,7 @@ from licraft.core import versions
 from licraft.core.commands import FormPool, Member, RenewLease, ServerUp
 from licraft.core.leases import recovery_end
 from licraft.core.outcomes import ServerCameUp
-from licraft.core.state import PoolState
+from licraft.core.state import PoolState, ServerStatus
 from licraft.errors import DataError, InvariantBroken
 from licraft.replication.engine import Engine
 from licraft.server.clock import Clock
@@ -58,6 +58,10 @@ class Standing:
         self.up = False
         self.stopping = False
         self.leaving = False
+        self.draining = False
+        # When this incarnation's lease began: before, it had heard from no holder.
+        self.acting_since_s = float("inf")
+        self._stopped = False
 
     @property
     def state(self) -> PoolState:
@@ -71,8 +75,18 @@ class Standing:
     def may_grant(self) -> bool:
         """Whether it may give seats away, to clients or to other servers."""
         now = self._now()
-        closed = self.stopping or self.leaving
+        closed = self.stopping or self.leaving or self.draining
         return self._lease.runs(now) and now >= self._recovering_until_s and not closed
+
+    def may_return(self) -> bool:
+        """Whether it may give back what nobody holds: it acts, and knows what it has granted."""
+        now = self._now()
+        return self._lease.runs(now) and now >= self._recovering_until_s
+
+    def others_grant(self) -> bool:
+        """Whether, as far as the pool knows, there is another server to send clients to."""
+        me = self._config.server
+        return any(s.grants for s in self.state.servers.values() if s.name != me)
 
     def lease_remaining_s(self) -> float:
         """How long it may act without another renewal."""
@@ -101,21 +115,25 @@ class Standing:
             return "starting"
         if not self.acts():
             return "no_quorum"
-        return "recovering" if self.recovering_s() else "serving"
+        if self.recovering_s():
+            return "recovering"
+        return "draining" if self.draining else "serving"
 
     def tick(self) -> None:
         """Propose to be up, or to stay so, when it is time."""
-        now = self._now()
-        if self.stopping:
-            return
-        if not self.up:
-            self._come_up(now)
+        me = self.state.servers.get(self._config.server)
+        draining = me is not None and me.status is ServerStatus.DRAINING
+        if draining and not self.draining:
+            log.warning("%s is being drained: it grants nothing new", self._config.server)
+        self.draining = draining
+        if not self.up and not self.stopping:
+            self._come_up(self._now())
 
     def renewal_due(self) -> bool:
         """Whether the lease is to be renewed now."""
         return (
             self.up
-            and not self.stopping
+            and not self._stopped
             and not self.leaving
             and self._renewing is None
             and self._now() >= self._renewal_due_s
@@ -147,6 +165,7 @@ class Standing:
         """A renewal of this server was applied."""
         if self.up:
             self._lease.renewed(serial, self.state.lease_s)
+            self.acting_since_s = min(self.acting_since_s, self._now())
 
     def is_mine(self, event: ServerCameUp) -> bool:
         """Whether this process came up, not an earlier one that the log remembers.
@@ -168,6 +187,7 @@ class Standing:
         self._lease.begin()
         self.incarnation = incarnation
         self.up = True
+        self.acting_since_s = float("inf")
         self._renewal_due_s = _NEVER
 
     def recover(self) -> None:
@@ -188,9 +208,14 @@ class Standing:
             log.warning("%s is being removed from the pool: it grants nothing", self._config.server)
         self.leaving = leaving
 
+    def close(self) -> None:
+        """Take nothing on any more, for good: what is held here still moves to others."""
+        self.stopping = True
+
     def stop(self) -> None:
         """Act no more, for good."""
-        self.stopping = True
+        self.stopping = self._stopped = True
+        self._lease.begin()
         if self._renewing is not None:
             self._renewing.cancel()
 

@@ -12,6 +12,7 @@ from licraft import __version__
 from licraft.core.license import CodeStatus, code_statuses
 from licraft.core.priority import priority_list
 from licraft.core.state import PoolState, ServerStatus
+from licraft.core.table import FeaturePool, PendingBorrow
 from licraft.replication.engine import EngineStatus
 from licraft.server.answers import license_fault
 from licraft.server.license_keeper import text_digest
@@ -21,12 +22,14 @@ from licraft.wire import (
     AllocationView,
     AuthorizationList,
     AuthorizationView,
+    BorrowedView,
     BorrowingView,
     ClientInfo,
     CodeView,
     FeatureView,
     LicenseDocument,
     LicenseView,
+    OpenBorrow,
     PoolView,
     ServerView,
 )
@@ -109,9 +112,39 @@ def feature_view(server: LicenseServer, feature: str) -> FeatureView:
         starts=_day(pool.starts),
         expires=_day(pool.expires),
         status=pool.status,
-        borrowing=BorrowingView(pool.borrowing, len(pool.pending)),
+        borrowing=BorrowingView(
+            pool.borrowing,
+            len(pool.pending),
+            open_borrows(server, pool),
+            BorrowedView(**desk.borrowed) if desk else BorrowedView(),
+        ),
         servers=servers,
     )
+
+
+def open_borrows(server: LicenseServer, pool: FeaturePool) -> list[OpenBorrow]:
+    """What is being borrowed, in the order in which seats that come free are given."""
+    leader = server.engine.status().leader
+    return [
+        OpenBorrow(
+            id=borrow.id,
+            server=borrow.server,
+            reason=borrow.reason,
+            want=borrow.want,
+            need=borrow.need,
+            source=_source(borrow, leader),
+            asked=list(borrow.asked),
+            got={source.value: count for source, count in borrow.got.items()},
+        )
+        for borrow in sorted(pool.pending.values(), key=lambda b: (b.since, b.server))
+    ]
+
+
+def _source(borrow: PendingBorrow, leader: str | None) -> str | None:
+    """Who is asked now; whatever is nobody's was taken before."""
+    if borrow.exhausted:
+        return None
+    return "others" if borrow.leader_gave or borrow.server == leader else "leader"
 
 
 def authorization_list(parts: dict[str, LinesAnswer], limit: int) -> AuthorizationList:
@@ -171,6 +204,8 @@ def status_detail(server: LicenseServer) -> str:
             return f"grants nothing for another {left_s:.0f} s: its record was lost"
         case "no_quorum":
             return "does not hold its lease: it hears no majority of the pool"
+        case "draining" if not server.standing.stopping:
+            return "is being drained: it grants nothing new, and sends its clients to the others"
         case "draining":
             return "is stopping"
         case "joining":

@@ -21,7 +21,7 @@ def seat(id: str, count: int = 1) -> Authorization:
 
 def started(path: Path, *live: Authorization, incarnation: int = 3) -> RecordLog:
     log = RecordLog(path, BOOT)
-    log.start(incarnation, live)
+    log.start(incarnation, live, moved_index=0)
     return log
 
 
@@ -124,7 +124,7 @@ def test_a_record_is_believed_if_it_is_the_last_and_whole(
 
 def test_without_a_boot_id_only_an_orderly_end_is_believed(path: Path) -> None:
     log = RecordLog(path, "")
-    log.start(3, [])
+    log.start(3, [], moved_index=0)
     saved = RecordLog(path, "").load()
     assert saved is not None
     assert not saved.trusted(3, "")
@@ -137,7 +137,7 @@ def test_without_a_boot_id_only_an_orderly_end_is_believed(path: Path) -> None:
 def test_starting_anew_replaces_the_file_as_a_whole(path: Path) -> None:
     log = started(path, seat("A"))
     log.granted(seat("B"))
-    log.start(4, [seat("C")])
+    log.start(4, [seat("C")], moved_index=0)
     log.granted(seat("D"))
     log.flush()
     saved = RecordLog(path, BOOT).load()
@@ -155,7 +155,7 @@ def test_a_file_of_what_is_over_has_outgrown_its_use(path: Path) -> None:
     log.flush()
     assert log.outgrown(live=0)
     assert not log.outgrown(live=10_000)
-    log.start(3, [])
+    log.start(3, [], moved_index=0)
     assert not log.outgrown(live=0)
 
 
@@ -201,3 +201,40 @@ def test_a_file_that_missed_a_grant_and_cannot_be_removed_is_never_believed(
 
 def test_this_machine_has_a_boot_id() -> None:
     assert boot_id() == boot_id()
+
+
+def moved_index(path: Path) -> int:
+    saved = RecordLog(path, BOOT).load()
+    assert saved is not None
+    return saved.moved_index
+
+
+def test_a_record_says_up_to_which_log_index_it_knows_what_moved(path: Path) -> None:
+    log = RecordLog(path, BOOT)
+    log.start(3, [seat("A")], moved_index=7)
+    assert moved_index(path) == 7
+    log.granted(seat("B"))
+    log.moved(9)
+    log.ended("A")
+    log.moved(12)
+    assert moved_index(path) == 7
+    log.flush()
+    assert (moved_index(path), ids(path)) == (12, ["B"])
+    log.start(4, [seat("B")], moved_index=12)
+    assert moved_index(path) == 12
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_move_whose_line_was_cut_off_is_not_known(path: Path, cut: int) -> None:
+    """What moved is written before the index that vouches for it."""
+    log = started(path)
+    log.granted(seat("A"))
+    log.moved(9)
+    log.flush()
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert (moved_index(path), ids(path)) == (0, ["A"])
+
+
+def test_a_record_of_before_there_were_moves_knows_none(path: Path) -> None:
+    path.write_bytes(b'{"type":"record","incarnation":3,"boot":"boot-1"}\n')
+    assert moved_index(path) == 0
