@@ -261,6 +261,14 @@ async def _remove_server(service: LicenseService, _: None, params: Params) -> An
     return 200, await service.remove_server(params["server"])
 
 
+async def _drain(service: LicenseService, _: None, params: Params) -> Answer:
+    return 200, await service.drain(params["server"], on=True)
+
+
+async def _undrain(service: LicenseService, _: None, params: Params) -> Answer:
+    return 200, await service.drain(params["server"], on=False)
+
+
 def _healthz(_: LicenseService, __: None, ___: Params) -> Answer:
     return 200, Health()
 
@@ -315,6 +323,12 @@ CLIENT_CALLS = (CHECKOUT, HEARTBEAT, CHECKIN)
 
 _FEATURE = Parameter("name", "path", Name, "The feature's name", "cad")
 _SERVER = Parameter("server", "path", ServerName, "The server's name", "delta")
+_DRAIN_PROBLEMS = {
+    404: (Code.NOT_FOUND,),
+    409: (Code.INVALID_REQUEST,),
+    429: (Code.OVERLOADED,),
+    503: (Code.NO_QUORUM, Code.DRAINING, Code.OUTCOME_UNKNOWN),
+}
 _ID = Parameter("id", "path", AuthorizationId, "The authorization's id", "alpha-1-42")
 
 CALLS: tuple[Call, ...] = (
@@ -445,6 +459,28 @@ CALLS: tuple[Call, ...] = (
             409: (Code.INVALID_REQUEST,),
             503: (Code.NO_QUORUM, Code.DRAINING, Code.OUTCOME_UNKNOWN),
         },
+        parameters=(_SERVER,),
+    ),
+    Call(
+        name="drain_server",
+        method="POST",
+        path="/v1/servers/{server}/drain",
+        access=Access.ADMIN,
+        summary="Have a server give its seats and clients to the others, as they come free",
+        run=_drain,
+        answers={200: ServerAnswer},
+        problems=_DRAIN_PROBLEMS,
+        parameters=(_SERVER,),
+    ),
+    Call(
+        name="undrain_server",
+        method="POST",
+        path="/v1/servers/{server}/undrain",
+        access=Access.ADMIN,
+        summary="Have a server that was drained grant seats again",
+        run=_undrain,
+        answers={200: ServerAnswer},
+        problems=_DRAIN_PROBLEMS,
         parameters=(_SERVER,),
     ),
     Call(

@@ -41,7 +41,23 @@ _FEATURE = {
     "starts": None,
     "expires": "2027-12-31",
     "status": "valid",
-    "borrowing": {"enabled": True, "pending": 0},
+    "borrowing": {
+        "enabled": True,
+        "pending": 1,
+        "open": [
+            {
+                "id": "alpha:1:7",
+                "server": "alpha",
+                "reason": "failover",
+                "want": 2,
+                "need": 2,
+                "source": "others",
+                "asked": ["beta"],
+                "got": {"leader": 1, "free": 3},
+            }
+        ],
+        "sources": {"leader": 4, "free": 12, "down": 0, "others": 2},
+    },
     "servers": {
         "alpha": {"allocated": 60, "in_use": 27, "target": None, "threshold": 0.8},
         "beta": {"allocated": 40, "in_use": 0, "target": None, "threshold": 0.8},

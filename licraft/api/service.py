@@ -90,6 +90,10 @@ class LicenseService(Protocol):
         """Hand leadership to `server`, and wait until it leads."""
         ...
 
+    async def drain(self, server: str, *, on: bool) -> ServerAnswer | Problem:
+        """Have a server give its seats and clients to the others, or take them again."""
+        ...
+
     async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:
         """Have a server join the pool: it counts once it runs and has caught up."""
         ...

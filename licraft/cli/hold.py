@@ -1,6 +1,6 @@
 """`licraft checkout`, `checkin`, `exec`: hold seats from the command line.
 
-May import click, `cli.common` and, inside functions, the client. Needs POSIX signals.
+May import click, `cli.common`, `cli.family` and, inside functions, the client. Needs POSIX signals.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from licraft.cli.common import DENIED, Pool, pool_options, say
+from licraft.cli.family import Family
 
 if TYPE_CHECKING:
     from licraft.client import Seat
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 DEFAULT_GRACE_S = 10.0
 LOOK_S = 1.0
+KILL_AGAIN_S = 0.2
 
 _PASSED = frozenset(
     {
@@ -178,9 +180,9 @@ def exec_(
     """Run a command while holding seats.
 
     The exit status is CMD's (128+n if signal n ended it); 1 if no seat was to be
-    had, or if it was lost and CMD was ended; 126 or 127 if CMD cannot be run.
-    Signals are passed on to CMD, which finds LICRAFT_SEAT_ID, LICRAFT_FEATURE and
-    LICRAFT_SERVER in its environment.
+    had, or if it was lost and CMD was ended, with all it had started; 126 or 127 if
+    CMD cannot be run. Signals are passed on to CMD, which finds LICRAFT_SEAT_ID,
+    LICRAFT_FEATURE and LICRAFT_SERVER in its environment.
 
     \b
     licraft exec cad -- simulate model.inp
@@ -263,24 +265,36 @@ def _supervise(
     All in one thread, which also reaps the child: no signal can reach a process
     that has taken over its number.
     """
-    kill_at: float | None = None
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            return kill_at is not None, status
-        if kill_at is None and not seat.valid:
+            return False, status
+        if not seat.valid:
             say(f"{_lost(seat)}; ending the command")
-            os.kill(child, signal.SIGTERM)
-            os.kill(child, signal.SIGCONT)
-            kill_at = clock() + grace_s
-        elif kill_at is not None and clock() >= kill_at:
-            say(f"the command did not end within {grace_s:g} s; killing it")
-            os.kill(child, signal.SIGKILL)
-            kill_at = float("inf")
-        limit = seat.remaining if kill_at is None else kill_at - clock()
-        info = signal.sigtimedwait(_WATCHED, min(max(limit, 0.0), LOOK_S))
+            return True, _end(child, grace_s, clock)
+        info = signal.sigtimedwait(_WATCHED, min(seat.remaining, LOOK_S))
         if info is not None and info.si_signo in _PASSED and not _from_terminal(info):
             os.kill(child, info.si_signo)
+
+
+def _end(child: int, grace_s: float, clock: Callable[[], float]) -> int:
+    """End `child` and all that it has started; its status, once nobody is left."""
+    family = Family(child)
+    family.signal(signal.SIGTERM)
+    family.signal(signal.SIGCONT)
+    kill_at, killed = clock() + grace_s, False
+    status: int | None = None
+    while True:
+        ended, left = family.reap()
+        status = ended if status is None else status
+        if status is not None and not left:
+            return status
+        if clock() >= kill_at:
+            if not killed:
+                say(f"the command did not end within {grace_s:g} s; killing it")
+            family.signal(signal.SIGKILL)
+            kill_at, killed = clock() + KILL_AGAIN_S, True
+        signal.sigtimedwait(_WATCHED, min(max(kill_at - clock(), 0.0), LOOK_S))
 
 
 def _from_terminal(info: signal.struct_siginfo) -> bool:

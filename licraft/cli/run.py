@@ -33,8 +33,8 @@ log = logging.getLogger("licraft")
 _SWITCH_S = 0.0005
 _LOOK_S = 0.1
 _FEW_FILES = 4096
-# One that recovers grants nothing yet, but it answers heartbeats.
-_SERVES = ("serving", "recovering")
+# One that recovers or drains grants nothing, but it answers heartbeats.
+_SERVES = ("serving", "recovering", "draining")
 
 
 @click.command()

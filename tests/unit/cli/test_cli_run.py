@@ -61,7 +61,7 @@ def test_a_server_that_cannot_serve_is_not_ready(
     assert told(monkeypatch, tmp_path / "notify", word, word) == [f"STATUS={word}"]
 
 
-@pytest.mark.parametrize("word", ["serving", "recovering"])
+@pytest.mark.parametrize("word", ["serving", "recovering", "draining"])
 def test_a_server_that_joins_is_ready_when_it_serves(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
