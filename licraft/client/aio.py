@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,11 +24,12 @@ import msgspec
 
 from licraft.client.answers import Elsewhere, unavailable
 from licraft.client.clock import Clock, boottime
-from licraft.client.grants import Granter, checkout_request, heed
+from licraft.client.contact import Contact
+from licraft.client.grants import Granter, checkout_request
 from licraft.client.keeper import Keeper, by_home
 from licraft.client.routes import Routes
 from licraft.client.seats import Hold, SeatView
-from licraft.client.transport import NoAnswer, Transport, Verify
+from licraft.client.transport import Answer, Gate, NoAnswer, Transport, Verify
 from licraft.errors import (
     ClientError,
     InvalidRequest,
@@ -55,10 +56,6 @@ log = logging.getLogger("licraft.client")
 T = TypeVar("T")
 
 MAX_SEATS = 10_000
-MAX_TTL_S = 366 * 86400.0
-MAX_ID_CHARS = 64
-FIRST_PAUSE_S = 0.2
-MAX_PAUSE_S = 2.0
 
 
 class AsyncSeat(SeatView):
@@ -138,6 +135,7 @@ class AsyncClient:
         self._read_timeout_s = read_timeout_s
         self._close_timeout_s = close_timeout_s
         self._transport = Transport(token, verify, connect_timeout_s, clock)
+        self._contact = Contact(self._transport, self._routes, clock)
         self._keeper = Keeper(
             self._transport,
             self._routes,
@@ -299,6 +297,19 @@ class AsyncClient:
         path = f"/v1/servers/{quote(name, safe='')}"
         return await self._call("DELETE", path, ServerAnswer, changes=True)
 
+    async def drain_server(self, name: str) -> ServerAnswer:
+        """Have the server `name` give its seats and clients away; needs the admin token.
+
+        Answered when that is committed: `pool` tells when nothing is `allocated` to it.
+        """
+        path = f"/v1/servers/{quote(name, safe='')}/drain"
+        return await self._call("POST", path, ServerAnswer, changes=True)
+
+    async def undrain_server(self, name: str) -> ServerAnswer:
+        """Have the server `name`, which was drained, grant again; needs the admin token."""
+        path = f"/v1/servers/{quote(name, safe='')}/undrain"
+        return await self._call("POST", path, ServerAnswer, changes=True)
+
     async def remove(self, id: str) -> None:
         """End an authorization, whoever holds it; needs the admin token."""
         path = f"/v1/authorizations/{quote(id, safe='')}"
@@ -316,9 +327,9 @@ class AsyncClient:
     ) -> T:
         """Ask server after server until one answers; a change is not sent twice in the dark."""
         self._check_open()
-        refusals: list[Elsewhere] = []
-        for url in self._routes.walk(self._clock):
-            outcome = await self._transport.ask(
+
+        def send(url: str, gate: Gate) -> Coroutine[Any, Any, Answer | NoAnswer]:
+            return self._transport.ask(
                 method,
                 url,
                 path,
@@ -326,18 +337,27 @@ class AsyncClient:
                 read_timeout_s=self._read_timeout_s * (3 if changes else 1),
                 repeat=not changes,
                 content_type=content_type,
+                gate=gate,
             )
-            answer = heed(outcome, body_type, self._routes, self._clock())
+
+        walk = self._routes.walk(self._clock)
+        refusals: list[Elsewhere] = []
+        while True:
+            reached = await self._contact.reach(walk, Gate(), send)
+            refusals += reached.passed_over
+            outcome = reached.outcome
+            if outcome is None:
+                raise unavailable(refusals)
+            answer = self._contact.heed(outcome, body_type)
             if isinstance(answer, LicraftError):
                 raise answer
             if not isinstance(answer, Elsewhere):
-                self._routes.prefer(url)
+                self._routes.prefer(outcome.url)
                 return answer
             refusals.append(answer)
-            if changes and isinstance(outcome, NoAnswer) and outcome.may_have_arrived:
+            if changes and isinstance(outcome, NoAnswer):
                 error = unavailable(refusals)
                 raise type(error)(f"{error}; the change may or may not be made", "outcome_unknown")
-        raise unavailable(refusals)
 
     # Its own life
 

@@ -1,7 +1,14 @@
-"""Getting a seat granted: server after server, and round after round while there is time.
+"""Getting a seat granted: server after server, and try after try while there is time.
 
 May import the client's other modules, `wire` and `errors`. Source: interfaces, client
-calls; claims R7a, R26.
+calls; claims R7a, R26. A request whose answer was lost may have been granted: its
+server knows it by its `id` and answers the same when asked again. Each server has an
+id of its own, so that what one of them has granted unheard is not mistaken for
+another's; once a seat was got elsewhere it is asked for and given back. Where that
+cannot be, nobody renews it, and it ends after its `ttl`.
+
+How often it asks: three servers that take the request at first, then one at a time, at
+least 0.4 s apart and then longer and longer, up to 2.6 s.
 """
 
 from __future__ import annotations
@@ -9,31 +16,55 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 import msgspec
 
 from licraft.client.answers import Elsewhere, unavailable, understand
 from licraft.client.clock import Clock
+from licraft.client.contact import Contact
 from licraft.client.keeper import Keeper
+from licraft.client.pace import servers_of_try
 from licraft.client.routes import Routes
-from licraft.client.seats import Hold
-from licraft.client.transport import Answer, NoAnswer, Transport
+from licraft.client.seats import MAX_TTL_S, Hold
+from licraft.client.transport import Answer, Gate, NoAnswer, Transport
 from licraft.errors import InvalidRequest, LicraftError
 from licraft.wire import (
     Authorization,
+    CheckinRequest,
     CheckoutRequest,
     ClientInfo,
     HeartbeatAnswer,
     HeartbeatRequest,
 )
 
-T = TypeVar("T")
+FIRST_PAUSE_S = 0.5
+MAX_PAUSE_S = 3.5
 
-MAX_TTL_S = 366 * 86400.0
-FIRST_PAUSE_S = 0.2
-MAX_PAUSE_S = 2.0
+
+@dataclass(slots=True)
+class _Wish:
+    """One checkout: what each server was asked, and of whom nothing was heard."""
+
+    request: CheckoutRequest
+    deadline_s: float
+    asked: dict[str, CheckoutRequest] = field(default_factory=dict)
+    unheard: set[str] = field(default_factory=set)
+    refusals: dict[str, Elsewhere] = field(default_factory=dict)
+
+    def at(self, url: str) -> CheckoutRequest:
+        """The request as it is known to one server."""
+        if url not in self.asked:
+            id = self.request.id or str(uuid4())
+            self.asked[url] = msgspec.structs.replace(self.request, id=id)
+        return self.asked[url]
+
+    def refuse(self, refusal: Elsewhere) -> None:
+        """A server was of no use; what it said before is of no interest any more."""
+        self.refusals.pop(refusal.url, None)
+        self.refusals[refusal.url] = refusal
 
 
 class Granter:
@@ -50,6 +81,7 @@ class Granter:
     ) -> None:
         self._transport = transport
         self._routes = routes
+        self._contact = Contact(transport, routes, clock)
         self._keeper = keeper
         self._clock = clock
         self._read_timeout_s = read_timeout_s
@@ -62,65 +94,103 @@ class Granter:
         which no server answers is reported at once: PoolUnavailable.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + request.wait
-        pause_s = FIRST_PAUSE_S
-        while True:
-            refusals: list[Elsewhere] = []
-            for url in self._routes.walk(self._clock):
-                outcome = await self._grant_at(url, request, deadline)
-                if isinstance(outcome, Hold):
-                    return outcome
-                refusals.append(outcome)
-            after_s = min((r.retry_after_s for r in refusals if r.retry_after_s), default=0.0)
-            delay_s = max(pause_s, min(after_s, MAX_PAUSE_S)) * random.uniform(0.75, 1.25)
-            alive = any(refusal.code for refusal in refusals)
-            if not alive or loop.time() + delay_s > deadline:
-                raise unavailable(refusals)
-            await asyncio.sleep(delay_s)
-            pause_s = min(pause_s * 1.5, MAX_PAUSE_S)
-
-    async def _grant_at(
-        self, url: str, request: CheckoutRequest, deadline: float
-    ) -> Hold | Elsewhere:
-        """Ask one server, and once more under the same id if its answer was lost.
-
-        Another server gets another id: an authorization that the first one may
-        have granted, unheard, must not be mistaken for the second one's.
-        """
-        named = msgspec.structs.replace(request, id=request.id or str(uuid4()))
+        wish = _Wish(request, loop.time() + request.wait)
+        hold: Hold | None = None
         try:
-            outcome = await self._post(url, named, deadline)
+            tries, pause_s = 0, FIRST_PAUSE_S
+            while (hold := await self._try(wish, servers_of_try(tries))) is None:
+                said = wish.refusals.values()
+                after_s = min((r.retry_after_s for r in said if r.retry_after_s), default=0.0)
+                delay_s = max(pause_s, min(after_s, MAX_PAUSE_S)) * random.uniform(0.75, 1.25)
+                alive = any(refusal.code for refusal in said)
+                if not alive or loop.time() + delay_s > wish.deadline_s:
+                    raise unavailable(list(said))
+                await asyncio.sleep(delay_s)
+                tries, pause_s = tries + 1, min(pause_s * 1.5, MAX_PAUSE_S)
+            return hold
+        finally:
+            # A program that names its request may be about to repeat it.
+            if hold is not None or request.id is None:
+                for url in wish.unheard:
+                    self._keeper.errand(self._disown(url, wish.at(url)))
+
+    async def _try(self, wish: _Wish, servers: int) -> Hold | None:
+        """Ask that many servers, besides those that are not there."""
+        walk = self._routes.walk(self._clock)
+        for _ in range(servers):
+            hold = await self._ask_next(wish, walk)
+            if hold is not None:
+                return hold
+        return None
+
+    async def _ask_next(self, wish: _Wish, walk: Iterator[str]) -> Hold | None:
+        """Ask the next server that is there, and once more if its answer was lost."""
+        gate = Gate()
+        try:
+            reached = await self._contact.reach(
+                walk, gate, lambda url, gate: self._post(url, wish, gate)
+            )
+            for refusal in reached.passed_over:
+                wish.refuse(refusal)
+            outcome = reached.outcome
+            if outcome is None:
+                return None
             sent_at = outcome.sent_at
-            if isinstance(outcome, NoAnswer) and outcome.may_have_arrived:
-                outcome = await self._post(url, named, deadline)
+            if isinstance(outcome, NoAnswer) and outcome.broken:
+                outcome = await self._post(outcome.url, wish, gate)
         except asyncio.CancelledError:
-            self._keeper.errand(self._disown(url, named))
+            if gate.owner is not None:
+                wish.unheard.add(gate.owner)
             raise
-        granted = heed(outcome, Authorization, self._routes, self._clock())
+        url = outcome.url
+        if isinstance(outcome, NoAnswer):
+            wish.unheard.add(url)
+        else:
+            wish.unheard.discard(url)
+        granted = self._contact.heed(outcome, Authorization)
         if isinstance(granted, LicraftError):
             raise granted
         if isinstance(granted, Elsewhere):
-            return granted
+            wish.refuse(granted)
+            return None
+        return await self._take(wish, url, granted, sent_at)
+
+    async def _take(
+        self, wish: _Wish, url: str, granted: Authorization, sent_at: float
+    ) -> Hold | None:
+        """Hold what was granted, if it is what was asked for and lasts."""
         self._routes.adopt(granted.servers)
         self._routes.prefer(url)
-        if not _usable(granted, request):
+        if not _usable(granted, wish.request):
             self._keeper.give_back_soon([granted.token], url)
-            return Elsewhere(url, "granted something else than what was asked")
+            wish.refuse(Elsewhere(url, "granted something else than what was asked"))
+            return None
         if self._clock() - sent_at > granted.heartbeat:
             # The wait has used up the authorization's time, which counts from
             # when the request was sent: it is renewed before it is handed out.
             proved = await self._prove(url, granted)
             if proved is None:
-                return Elsewhere(url, "granted seats after a wait and did not confirm them")
+                wish.refuse(Elsewhere(url, "granted seats after a wait and did not confirm them"))
+                return None
             sent_at = proved
         return Hold(granted, url, sent_at, self._clock)
 
-    async def _post(self, url: str, request: CheckoutRequest, deadline: float) -> Answer | NoAnswer:
-        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
-        wait_s = round(min(left_s, request.wait), 3)
-        body = msgspec.json.encode(msgspec.structs.replace(request, wait=wait_s))
+    async def _post(self, url: str, wish: _Wish, gate: Gate) -> Answer | NoAnswer:
+        left_s = max(0.0, wish.deadline_s - asyncio.get_running_loop().time())
+        return await self._send(url, wish.at(url), min(left_s, wish.request.wait), gate)
+
+    async def _send(
+        self, url: str, named: CheckoutRequest, wait_s: float, gate: Gate
+    ) -> Answer | NoAnswer:
+        wait_s = round(wait_s, 3)
+        body = msgspec.json.encode(msgspec.structs.replace(named, wait=wait_s))
         return await self._transport.ask(
-            "POST", url, "/v1/authorizations", body, read_timeout_s=wait_s + self._read_timeout_s
+            "POST",
+            url,
+            "/v1/authorizations",
+            body,
+            read_timeout_s=wait_s + self._read_timeout_s,
+            gate=gate,
         )
 
     async def _prove(self, url: str, granted: Authorization) -> float | None:
@@ -137,7 +207,7 @@ class Granter:
         except asyncio.CancelledError:
             self._keeper.give_back_soon([granted.token], url)
             raise
-        answer = heed(outcome, HeartbeatAnswer, self._routes, self._clock())
+        answer = self._contact.heed(outcome, HeartbeatAnswer)
         statuses = [r.status for r in answer.results] if isinstance(answer, HeartbeatAnswer) else []
         if statuses == ["renewed"]:
             return outcome.sent_at
@@ -145,25 +215,16 @@ class Granter:
         return None
 
     async def _disown(self, url: str, named: CheckoutRequest) -> None:
-        """Find out what a cancelled request was granted, by its id, and give it back."""
-        outcome = await self._post(url, msgspec.structs.replace(named, wait=0.0), 0.0)
+        """Find out what a request was granted, by its id, and give it back there."""
+        outcome = await self._send(url, named, 0.0, Gate())
         granted = understand(outcome, Authorization)
         if isinstance(granted, Authorization):
-            await self._keeper.give_back([granted.token], url)
-
-
-def heed(
-    outcome: Answer | NoAnswer, body_type: type[T], routes: Routes, now: float
-) -> T | LicraftError | Elsewhere:
-    """Understand an answer, and remember what it says of the servers."""
-    answer = understand(outcome, body_type)
-    if isinstance(answer, Elsewhere):
-        routes.adopt(answer.servers)
-        if not answer.code:
-            routes.silent(outcome.url, now)
-    else:
-        routes.answered(outcome.url)
-    return answer
+            # At no other server: what that has under this id is not this.
+            body = msgspec.json.encode(CheckinRequest(tokens=[granted.token]))
+            wait_s = self._read_timeout_s
+            await self._transport.ask(
+                "POST", url, "/v1/checkins", body, read_timeout_s=wait_s, repeat=True
+            )
 
 
 def checkout_request(

@@ -1,8 +1,7 @@
-"""Keeps every seat of a client alive: heartbeats, fail-over, and the news of a loss.
+"""Keeps every seat of a client alive: what is due when, what has ended, what goes back.
 
-May import the client's other modules, `wire` and `errors`. Source: claims R7e, R8,
-R9, R18; pool protocol, sections 2 and 10. It never blocks on one server while
-seats of another are due: each batch is a task of its own.
+May import the client's other modules and `wire`. It never blocks on one server while
+seats of another are due: each batch is a task of its own (`renewing`).
 """
 
 from __future__ import annotations
@@ -10,74 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from licraft.client.answers import Elsewhere, understand
 from licraft.client.clock import Clock
+from licraft.client.contact import Contact
+from licraft.client.pace import FIRST_HEARTBEAT_EARLY, heartbeat_delay
+from licraft.client.renewing import Renewal, Renewer, batches
 from licraft.client.routes import Routes
 from licraft.client.seats import Hold
 from licraft.client.tenure import SeatState
-from licraft.client.transport import Transport
-from licraft.errors import LicraftError
-from licraft.wire import (
-    CheckinAnswer,
-    CheckinRequest,
-    HeartbeatAnswer,
-    HeartbeatRequest,
-    HeartbeatResult,
-)
+from licraft.client.transport import Answer, Gate, NoAnswer, Transport
+from licraft.wire import CheckinAnswer, CheckinRequest
 
 log = logging.getLogger("licraft.client")
 
-BATCH_TOKENS = 500
-BATCH_BYTES = 128 * 1024
-MAX_CONFIRMATIONS = 3
 WATCH_S = 1.0
 """A suspended machine's timers stand still, so the clock is looked at this often at least."""
-FIRST_RETRY_S = 0.75
-RETRY_GROWTH = 1.5
-
-
-@dataclass(slots=True, eq=False)
-class _Renewal:
-    """A hold and when it is next to be renewed."""
-
-    hold: Hold
-    due_at: float
-    failures: int = 0
-    in_flight: bool = False
-
-
-def heartbeat_delay(heartbeat_s: float, chance: float) -> float:
-    """Seconds to the next heartbeat: up to a tenth early, so that clients spread out."""
-    return heartbeat_s * (1.0 - 0.1 * chance)
-
-
-def retry_delay(failures: int, ttl_s: float, chance: float) -> float:
-    """Seconds to the next try after `failures` (from 1) rounds: 0.5 to 1 at first, to ttl/10."""
-    growing = FIRST_RETRY_S * RETRY_GROWTH ** min(failures - 1, 20)
-    return min(growing, ttl_s / 10) * (0.67 + 0.66 * chance)
-
-
-def answer_timeout(ttl_s: float, limit_s: float) -> float:
-    """How long to wait for a heartbeat's answer: several servers must fit into one ttl."""
-    return min(limit_s, max(ttl_s / 12, 0.25))
-
-
-def batches(tokens: Sequence[str]) -> Iterator[slice]:
-    """Cut a list of tokens into slices that each fit into one request."""
-    start = size = 0
-    for i, token in enumerate(tokens):
-        if i > start and (i - start == BATCH_TOKENS or size + len(token) > BATCH_BYTES):
-            yield slice(start, i)
-            start, size = i, 0
-        size += len(token) + 3
-    if start < len(tokens):
-        yield slice(start, len(tokens))
+CHECKIN_WAIT_S = 2.0
 
 
 class Keeper:
@@ -91,26 +42,36 @@ class Keeper:
         *,
         client_id: str,
         read_timeout_s: float,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._transport = transport
         self._routes = routes
+        self._contact = Contact(transport, routes, clock)
+        self._renewer = Renewer(
+            transport,
+            routes,
+            clock,
+            client_id=client_id,
+            chance=chance,
+            give_back=self.give_back_soon,
+        )
         self._clock = clock
-        self._client_id = client_id
+        self._chance = chance
         self._read_timeout_s = read_timeout_s
-        self._renewals: dict[Hold, _Renewal] = {}
+        self._renewals: dict[Hold, Renewal] = {}
         self._wake = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[object]] = set()
-        self._random = random.Random()
 
     def __len__(self) -> int:
         return len(self._renewals)
 
     def add(self, hold: Hold) -> None:
         """Keep `hold` alive from now on."""
-        due_at = hold.tenure().sent_at + heartbeat_delay(hold.heartbeat_s, self._random.random())
-        self._renewals[hold] = _Renewal(hold, due_at)
+        early = heartbeat_delay(hold.heartbeat_s, self._chance(), FIRST_HEARTBEAT_EARLY)
+        due_at = hold.tenure().sent_at + early
+        self._renewals[hold] = Renewal(hold, due_at)
         if self._main is None:
             self._main = asyncio.get_running_loop().create_task(self._run())
         self._wake.set()
@@ -205,125 +166,13 @@ class Keeper:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _renew(self, home: str, batch: list[_Renewal]) -> None:
-        """Renew a batch at its server or, if that cannot, at the next that can (R8)."""
+    async def _renew(self, home: str, batch: list[Renewal]) -> None:
         try:
-            waiting = batch
-            fresh = any(renewal.failures == 0 for renewal in batch)
-            for url in self._routes.walk(self._clock, home, trust_home=fresh):
-                waiting = await self._renew_at(url, waiting)
-                if not waiting:
-                    break
-            for renewal in waiting:
-                self._postpone(renewal)
+            await self._renewer.renew(home, batch)
         finally:
             for renewal in batch:
                 renewal.in_flight = False
             self._wake.set()
-
-    async def _renew_at(self, url: str, batch: list[_Renewal]) -> list[_Renewal]:
-        """Ask one server to renew a batch; returns what it gave no answer for."""
-        waiting = batch
-        confirm: dict[str, int] = {}
-        for _ in range(MAX_CONFIRMATIONS):
-            # Also what makes a confirmation safe: only who is still valid when
-            # the answer has arrived sends one. It proves that nobody else can
-            # have been given the seat (pool protocol, section 10).
-            waiting = [renewal for renewal in waiting if not renewal.hold.tenure().ended]
-            if not waiting:
-                return []
-            tokens = [renewal.hold.token for renewal in waiting]
-            answer = await self._ask(url, waiting, confirm)
-            if answer is None:
-                return waiting
-            sent_at, results = answer
-            confirm, asked = {}, []
-            for renewal, token, result in zip(waiting, tokens, results, strict=True):
-                if self._settle(renewal, url, sent_at, token, result):
-                    confirm[renewal.hold.id] = result.down_index or 0
-                    asked.append(renewal)
-            waiting = asked
-            if not waiting:
-                return []
-        for renewal in waiting:
-            self._postpone(renewal)
-        return []
-
-    async def _ask(
-        self, url: str, batch: list[_Renewal], confirm: dict[str, int]
-    ) -> tuple[float, list[HeartbeatResult]] | None:
-        request = HeartbeatRequest(
-            tokens=[renewal.hold.token for renewal in batch],
-            client=self._client_id,
-            servers_version=self._routes.version,
-            confirm=confirm,
-        )
-        ttl_s = min(renewal.hold.tenure().ttl_s for renewal in batch)
-        timeout_s = answer_timeout(ttl_s, self._read_timeout_s)
-        outcome = await self._transport.ask(
-            "POST",
-            url,
-            "/v1/heartbeats",
-            msgspec.json.encode(request),
-            read_timeout_s=timeout_s,
-            connect_timeout_s=min(timeout_s, self._transport.connect_timeout_s),
-            repeat=True,
-        )
-        answer = understand(outcome, HeartbeatAnswer)
-        if isinstance(answer, Elsewhere):
-            self._routes.adopt(answer.servers)
-            if not answer.code:
-                self._routes.silent(url, self._clock())
-            log.info("heartbeat not answered by %s: %s", url, answer.detail)
-            return None
-        if isinstance(answer, LicraftError) or len(answer.results) != len(batch):
-            log.warning("heartbeat refused by %s: %s", url, answer)
-            return None
-        self._routes.adopt(answer.servers)
-        self._routes.answered(url)
-        return outcome.sent_at, answer.results
-
-    def _settle(
-        self, renewal: _Renewal, url: str, sent_at: float, token: str, result: HeartbeatResult
-    ) -> bool:
-        """Take one result into account; whether the server waits for a confirmation."""
-        hold = renewal.hold
-        if result.id not in (hold.id, "") and result.status != "converted":
-            self._postpone(renewal)  # another seat's result: it says nothing about this one
-            return False
-        match result.status:
-            case "renewed" | "adopted" | "converted":
-                self._renewed(renewal, url, sent_at, token, result)
-            case "confirm" if result.down_index is not None:
-                return True
-            case "lost":
-                hold.lost(result.code or "lost")
-            case _:
-                self._postpone(renewal, result.retry_after)
-        return False
-
-    def _renewed(
-        self, renewal: _Renewal, url: str, sent_at: float, token: str, result: HeartbeatResult
-    ) -> None:
-        hold = renewal.hold
-        ttl_s = result.ttl if result.ttl is not None and result.ttl > 0 else None
-        if hold.renewed(sent_at, ttl_s).ended:
-            # Too late for the holder: the server need not wait for it to expire.
-            self.give_back_soon([result.token or token], url)
-            return
-        hold.moved(url, result.id or hold.id, result.token or token, result.server or hold.server)
-        renewal.failures = 0
-        pause_s = heartbeat_delay(hold.heartbeat_s, self._random.random())
-        renewal.due_at = sent_at + pause_s
-
-    def _postpone(self, renewal: _Renewal, after_s: float | None = None) -> None:
-        """Not renewed this time: try again soon, as long as the seat is valid."""
-        tenure = renewal.hold.unanswered()
-        renewal.failures += 1
-        delay_s = retry_delay(renewal.failures, tenure.ttl_s, self._random.random())
-        if after_s is not None:
-            delay_s = min(max(after_s, 0.05), tenure.ttl_s / 4)
-        renewal.due_at = self._clock() + delay_s
 
     async def give_back(self, tokens: Sequence[str], home: str) -> bool:
         """Check tokens in at `home` or, if that cannot, at any server; whether one did."""
@@ -334,22 +183,19 @@ class Keeper:
 
     async def _give_back(self, tokens: list[str], home: str) -> bool:
         body = msgspec.json.encode(CheckinRequest(tokens=tokens))
-        for url in self._routes.walk(self._clock, home):
-            outcome = await self._transport.ask(
-                "POST",
-                url,
-                "/v1/checkins",
-                body,
-                read_timeout_s=self._read_timeout_s,
-                repeat=True,
+        walk = self._routes.walk(self._clock, home)
+        wait_s = min(self._read_timeout_s, CHECKIN_WAIT_S)
+
+        def send(url: str, gate: Gate) -> Coroutine[Any, Any, Answer | NoAnswer]:
+            return self._transport.ask(
+                "POST", url, "/v1/checkins", body, read_timeout_s=wait_s, repeat=True, gate=gate
             )
-            answer = understand(outcome, CheckinAnswer)
+
+        while (reached := await self._contact.reach(walk, Gate(), send)).outcome is not None:
+            answer = self._contact.heed(reached.outcome, CheckinAnswer)
             if isinstance(answer, CheckinAnswer):
-                self._routes.answered(url)
                 return True
-            if isinstance(answer, Elsewhere) and not answer.code:
-                self._routes.silent(url, self._clock())
-            log.info("checkin not taken by %s: %s", url, answer)
+            log.info("checkin not taken by %s: %s", reached.outcome.url, answer)
         return False
 
 

@@ -16,6 +16,8 @@ from licraft.wire import ServerEntry, ServerList
 
 MAX_SERVERS = 16
 MAX_URL_CHARS = 512
+MAX_VERSION = 2**63 - 1
+MAX_FAILED = 4 * MAX_SERVERS
 SUSPECT_S = 5.0
 
 _PORT_AT_HOST = re.compile(r"(\d{1,5})@(\[[0-9A-Fa-f:.%]+\]|[^\s:@\[\]/]+)")
@@ -82,27 +84,23 @@ def _port_at_host(text: str) -> list[str]:
 
 
 class Routes:
-    """The leader priority list as far as this client knows it, and who was silent lately.
+    """The leader priority list as far as this client knows it, and who was of no use lately.
 
     The order is: where the seat is or the last good answer came from, so that
     connections stay warm and clients stay spread; then the pool's list, leader
     first; then the URLs that the program was given, which always stay as a way
-    back. A server that was silent within the last SUSPECT_S seconds goes to the
-    end, so that it costs its timeout once and not in every round.
+    back. A server that did not answer, or sent the client away, goes to the end for
+    a while, so that it costs its timeout once and not in every round. If that is so
+    of all, the one of which it is longest ago comes first: each has its turn.
     """
 
     def __init__(self, given: Sequence[str]) -> None:
         self.given = given_urls(given)
         self.version = 0
-        self._entries: tuple[ServerEntry, ...] = ()
+        self.listed: tuple[str, ...] = ()
         self._preferred: str | None = None
-        self._suspected_at: dict[str, float] = {}
+        self._failed_at: dict[str, float] = {}
         self._secure_only = all(url.startswith("https://") for url in self.given)
-
-    @property
-    def listed(self) -> tuple[str, ...]:
-        """The URLs of the pool's list, in its order."""
-        return tuple(entry.url for entry in self._entries)
 
     def adopt(self, servers: ServerList | None) -> bool:
         """Take a newer priority list; whether it was newer and usable.
@@ -111,25 +109,27 @@ class Routes:
         HTTP when every given URL is HTTPS: an answer must not lead the access
         token onto an open wire.
         """
-        if servers is None or servers.version <= self.version or len(servers.list) > MAX_SERVERS:
+        if servers is None or not self.version < servers.version <= MAX_VERSION:
             return False
-        usable = [entry for entry in map(self._checked, servers.list) if entry is not None]
+        if len(servers.list) > MAX_SERVERS:
+            return False
+        usable = [url for url in map(self._checked, servers.list) if url is not None]
         if not usable:
             return False
         self.version = servers.version
-        self._entries = tuple(usable)
-        known = {*self.given, *self.listed}
-        self._suspected_at = {u: at for u, at in self._suspected_at.items() if u in known}
+        self.listed = tuple(dict.fromkeys(usable))
+        if self._preferred not in (*self.listed, *self.given):
+            self._preferred = None
         return True
 
-    def _checked(self, entry: ServerEntry) -> ServerEntry | None:
+    def _checked(self, entry: ServerEntry) -> str | None:
         try:
             url = server_url(entry.url)
         except InvalidRequest:
             return None
         if not _NAME.fullmatch(entry.name) or (self._secure_only and url.startswith("http://")):
             return None
-        return ServerEntry(entry.name, url, entry.role, entry.state)
+        return url
 
     def prefer(self, url: str) -> None:
         """`url` served a request: it is the first to be asked next time."""
@@ -138,28 +138,46 @@ class Routes:
 
     def answered(self, url: str) -> None:
         """`url` gave a useful answer."""
-        self._suspected_at.pop(url, None)
+        self._failed_at.pop(url, None)
 
-    def silent(self, url: str, now: float) -> None:
-        """`url` did not answer at `now`."""
-        if url in self.given or url in self.listed:
-            self._suspected_at[url] = now
+    def failed(self, url: str, now: float) -> None:
+        """`url` did not answer at `now`, or could not help."""
+        self._failed_at.pop(url, None)
+        self._failed_at[url] = now
+        if len(self._failed_at) > MAX_FAILED:
+            del self._failed_at[next(iter(self._failed_at))]
 
     def order(
-        self, now: float, home: str | None = None, *, trust_home: bool = False
+        self,
+        now: float,
+        home: str | None = None,
+        *,
+        trust_home: bool = False,
+        suspect_s: float = SUSPECT_S,
     ) -> tuple[str, ...]:
         """Every known server once, in the order in which to try them at `now`.
 
-        `home` comes first; with `trust_home` even if it was silent lately: a
+        `home` comes first; with `trust_home` even if it was of no use lately: a
         seat that was not yet refused there must not move for another call's sake.
         """
         first = home or self._preferred
         known = dict.fromkeys([*([first] if first else []), *self.listed, *self.given])
         trusted = home if trust_home else None
-        return tuple(sorted(known, key=lambda url: url != trusted and self._suspected(url, now)))
+
+        def rank(url: str) -> tuple[bool, bool, float]:
+            at = self._failed_at.get(url)
+            suspected = at is not None and now < at + suspect_s
+            return url != trusted, suspected, at if at is not None and suspected else 0.0
+
+        return tuple(sorted(known, key=rank))
 
     def walk(
-        self, clock: Clock, home: str | None = None, *, trust_home: bool = False
+        self,
+        clock: Clock,
+        home: str | None = None,
+        *,
+        trust_home: bool = False,
+        suspect_s: float = SUSPECT_S,
     ) -> Iterator[str]:
         """Server after server in the order of that moment, each once.
 
@@ -167,13 +185,9 @@ class Routes:
         """
         tried: set[str] = set()
         while len(tried) < 2 * MAX_SERVERS:
-            order = self.order(clock(), home, trust_home=trust_home)
+            order = self.order(clock(), home, trust_home=trust_home, suspect_s=suspect_s)
             url = next((url for url in order if url not in tried), None)
             if url is None:
                 return
             tried.add(url)
             yield url
-
-    def _suspected(self, url: str, now: float) -> bool:
-        at = self._suspected_at.get(url)
-        return at is not None and now < at + SUSPECT_S

@@ -15,6 +15,7 @@ from licraft.client.tenure import SeatState, Tenure
 from licraft.errors import SeatLost
 from licraft.wire import Authorization
 
+MAX_TTL_S = 366 * 86400.0
 FORKED = "forked"
 """Why a seat is lost in a child process: it belongs to the process that checked it out."""
 
@@ -70,9 +71,10 @@ class Hold:
         after = self._step(lambda tenure, now: tenure.returned(now))
         return not before.ended and after.state is SeatState.RETURNED
 
-    def moved(self, url: str, id: str, token: str, server: str) -> None:
+    def moved(self, url: str, id: str, token: str, server: str | None) -> None:
         """The authorization is now another server's: `token` and `id` name it from here on."""
-        self.url, self.id, self.token, self.server = url, id, token, server
+        self.url, self.id, self.token = url, id, token
+        self.server = server or self.server
 
     def remaining(self) -> float:
         """Seconds for which it may be relied on if no server renews it; 0 once it has ended."""

@@ -230,6 +230,17 @@ class Client:
         """Have the server `name` leave the pool; needs the admin token."""
         return self._call(lambda client: client.remove_server(name))
 
+    def drain_server(self, name: str) -> ServerAnswer:
+        """Have the server `name` give its seats and clients away; needs the admin token.
+
+        Answered when that is committed: `pool` tells when nothing is `allocated` to it.
+        """
+        return self._call(lambda client: client.drain_server(name))
+
+    def undrain_server(self, name: str) -> ServerAnswer:
+        """Have the server `name`, which was drained, grant again; needs the admin token."""
+        return self._call(lambda client: client.undrain_server(name))
+
     def remove(self, id: str) -> None:
         """End an authorization, whoever holds it; needs the admin token."""
         return self._call(lambda client: client.remove(id))

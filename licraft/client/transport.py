@@ -1,22 +1,24 @@
 """One HTTP request to one server: an `Answer`, or `NoAnswer`; never an httpx exception.
 
-May import httpx, `licraft.client.clock` and the standard library. Knows nothing of
-seats and of other servers, decides nothing about what to do next. Below httpx's
-client (cookies, redirects, proxies and .netrc of the environment) on purpose: none
-of them has a place between a program and its license servers.
+May import httpx, `licraft.client.clock`, `licraft.client.wires` and the standard library.
+Knows nothing of seats, decides nothing about what to do next. Below httpx's client
+(cookies, redirects, proxies and .netrc of the environment) on purpose: none of them has
+a place between a program and its license servers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from licraft import __version__
 from licraft.client.clock import Clock
+from licraft.client.wires import Wires
 from licraft.errors import InvalidRequest
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -39,13 +41,40 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """Nothing usable came back; `may_have_arrived` is False if the server cannot have seen it."""
+    """Nothing usable came back; `may_have_arrived` is False if the server cannot have seen it.
+
+    `broken` says that the connection ended under us, as a stale kept-alive one does; `late`
+    that the server took the request, and has not answered it in time.
+    """
 
     url: str
     sent_at: float
     detail: str
     may_have_arrived: bool
-    broken: bool = False  # the connection ended under us, as a stale kept-alive one does
+    broken: bool = False
+    late: bool = False
+
+
+class Gate:
+    """Lets one server have a request: the first that is ready to take it, and no other."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.owner: str | None = None
+        self.entered: asyncio.Future[None] = self._loop.create_future()
+        self._entered_s = 0.0
+
+    def enter(self, url: str) -> bool:
+        """Whether the request may be sent to `url`, which is connected now."""
+        if self.owner is None:
+            self.owner = url
+            self._entered_s = self._loop.time()
+            self.entered.set_result(None)
+        return self.owner == url
+
+    def since_entered(self) -> float:
+        """Seconds since the request was sent; 0 if it was not."""
+        return self._loop.time() - self._entered_s if self.owner else 0.0
 
 
 class Transport:
@@ -70,6 +99,7 @@ class Transport:
             self._headers["authorization"] = f"Bearer {token}"
         self.connect_timeout_s = connect_timeout_s
         self._clock = clock
+        self._wires = Wires()
         # Reading the system's certificate authorities takes long, so their context
         # is made when the first https URL is asked; the plain one trusts nobody.
         self._plain = self._http(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
@@ -102,13 +132,14 @@ class Transport:
         connect_timeout_s: float | None = None,
         repeat: bool = False,
         content_type: str = "application/json",
+        gate: Gate | None = None,
     ) -> Answer | NoAnswer:
         """Send one request and read its whole answer, within connect plus read timeout.
 
-        With `repeat` a request whose connection broke is sent once more: for
-        calls that may be repeated, where the likely cause is a kept-alive
-        connection that the server closed at that moment. `sent_at` is always
-        the time of the first sending: the cautious one.
+        With `repeat` a request is sent once more if its connection broke that had been
+        kept alive: for calls that may be repeated, where the server most likely closed it
+        at that moment. `sent_at` is always the time of the first sending: the cautious
+        one. Not a byte of the request is sent before the `gate` was entered.
         """
         connect_s = connect_timeout_s or self.connect_timeout_s
         try:
@@ -121,13 +152,23 @@ class Transport:
             "write": read_timeout_s,
             "read": read_timeout_s,
         }
+        course = _Course(url, gate, self._wires)
+        request.extensions["trace"] = course.follow
         outcome = await self._once(url, request, connect_s + read_timeout_s)
-        if repeat and isinstance(outcome, NoAnswer) and outcome.broken:
+        if isinstance(outcome, NoAnswer) and gate is not None and gate.owner != url:
+            return replace(outcome, may_have_arrived=False, broken=False, late=False)
+        kept_alive = not course.connected
+        if repeat and kept_alive and isinstance(outcome, NoAnswer) and outcome.broken:
             again = await self._once(url, request, connect_s + read_timeout_s)
             if isinstance(again, Answer):
                 return Answer(url, outcome.sent_at, again.status, again.body)
-            return NoAnswer(url, outcome.sent_at, again.detail, may_have_arrived=True)
+            detail, late = again.detail, again.late
+            return NoAnswer(url, outcome.sent_at, detail, may_have_arrived=True, late=late)
         return outcome
+
+    def unheard(self, url: str) -> bool:
+        """Whether the machine of `url` acknowledges nothing of what was sent to it."""
+        return self._wires.unheard(url)
 
     def _request(
         self, method: str, url: str, content: bytes | None, content_type: str
@@ -147,10 +188,13 @@ class Transport:
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             return NoAnswer(url, sent_at, _said(error, "cannot connect"), may_have_arrived=False)
         except (httpx.TimeoutException, TimeoutError):
-            return NoAnswer(url, sent_at, "no answer in time", may_have_arrived=True)
+            return NoAnswer(url, sent_at, "no answer in time", may_have_arrived=True, late=True)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
             detail = _said(error, "connection broken")
             return NoAnswer(url, sent_at, detail, may_have_arrived=True, broken=True)
+        except _TooLate:
+            detail = "another server was ready sooner"
+            return NoAnswer(url, sent_at, detail, may_have_arrived=False)
         except _Unusable as error:
             return NoAnswer(url, sent_at, str(error), may_have_arrived=True)
         except _OTHER_ERRORS as error:
@@ -196,6 +240,31 @@ _OTHER_ERRORS = (
 
 class _Unusable(Exception):
     """The answer breaks a bound."""
+
+
+class _TooLate(Exception):
+    """Another server has the request."""
+
+
+class _Course:
+    """What becomes of one request on its way, as httpx's `trace` extension tells it."""
+
+    def __init__(self, url: str, gate: Gate | None, wires: Wires) -> None:
+        self.connected = False
+        self._url = url
+        self._gate = gate
+        self._wires = wires
+
+    async def follow(self, event: str, info: dict[str, Any]) -> None:
+        """Take note of a new connection, and stop at the gate before the first byte."""
+        if event == "connection.connect_tcp.complete":
+            self.connected = True
+            self._wires.add(self._url, info["return_value"].get_extra_info("socket"))
+        elif event == "http11.send_request_headers.started" and not self._may_send():
+            raise _TooLate
+
+    def _may_send(self) -> bool:
+        return self._gate is None or self._gate.enter(self._url)
 
 
 def tls_context(verify: Verify) -> ssl.SSLContext:

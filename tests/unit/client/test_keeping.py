@@ -1,4 +1,4 @@
-"""The heartbeats' arithmetic, and holds in threads and processes."""
+"""Batches of heartbeats, and holds in threads and processes."""
 
 from __future__ import annotations
 
@@ -9,46 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from licraft.client.keeper import (
-    BATCH_BYTES,
-    BATCH_TOKENS,
-    answer_timeout,
-    batches,
-    heartbeat_delay,
-    retry_delay,
-)
+from licraft.client.renewing import BATCH_BYTES, BATCH_TOKENS, batches
 from licraft.client.seats import FORKED, Hold, SeatView
 from licraft.client.tenure import SeatState
 from licraft.wire import MAX_BODY_BYTES, Authorization, ServerList
-
-CHANCES = st.floats(0, 1)
-
-
-@given(CHANCES)
-def test_heartbeats_are_up_to_a_tenth_early(chance: float) -> None:
-    assert 18.0 <= heartbeat_delay(20.0, chance) <= 20.0
-
-
-@given(st.integers(1, 10_000), st.floats(1, 3600), CHANCES)
-def test_retries_begin_soon_and_never_wait_for_more_than_a_seventh_of_the_ttl(
-    failures: int, ttl_s: float, chance: float
-) -> None:
-    delay = retry_delay(failures, ttl_s, chance)
-    assert 0 < delay < ttl_s / 7
-    if ttl_s >= 60 and failures == 1:
-        assert 0.5 <= delay <= 1.0
-
-
-def test_retries_back_off() -> None:
-    delays = [retry_delay(failures, 60.0, 0.5) for failures in range(1, 9)]
-    assert delays == sorted(delays)
-    assert delays[-1] == pytest.approx(6.0)
-
-
-@given(st.floats(1, 3600))
-def test_several_servers_can_be_asked_within_one_ttl(ttl_s: float) -> None:
-    assert answer_timeout(ttl_s, 5.0) <= max(ttl_s / 4, 0.25)
-    assert answer_timeout(60.0, 5.0) == 5.0
 
 
 @given(st.lists(st.integers(1, 2048), max_size=1200))

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from licraft.client.transport import Answer, NoAnswer, Transport, tls_context
+from licraft.client.transport import Answer, Gate, NoAnswer, Transport, tls_context
 from licraft.errors import InvalidRequest
 
 ROOT = Path(__file__).parents[3]
@@ -38,18 +38,31 @@ def raised(kind: type[Exception]) -> Exception:
 
 
 class Failing(httpx.AsyncHTTPTransport):
-    """Fails with what it is told, then answers."""
+    """Fails with what it is told, then answers; may connect anew for each request."""
 
-    def __init__(self, *errors: Exception) -> None:
+    def __init__(self, *errors: Exception, connects: bool = False) -> None:
         super().__init__(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         self.errors = list(errors)
-        self.requests = 0
+        self.connects = connects
+        self.requests = self.sent = 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.requests += 1
+        trace = request.extensions["trace"]
+        if self.connects:
+            await trace("connection.connect_tcp.complete", {"return_value": Stream()})
+            await trace("http11.send_request_headers.started", {})
+            self.sent += 1
         if self.errors:
             raise self.errors.pop(0)
         return httpx.Response(200, stream=httpx.ByteStream(b"{}"))
+
+
+class Stream:
+    """A connection that has no socket."""
+
+    def get_extra_info(self, name: str) -> None:
+        assert name == "socket"
 
 
 def ask(failing: Failing, *, repeat: bool = False) -> Answer | NoAnswer:
@@ -88,6 +101,79 @@ def test_a_broken_connection_is_tried_again_if_the_call_may_be_repeated() -> Non
     assert ask(Failing(httpx.RemoteProtocolError("closed"))) == NoAnswer(
         "http://alpha:1", 0.0, "connection broken: closed", may_have_arrived=True, broken=True
     )
+
+
+def test_a_new_connection_that_broke_is_not_tried_again() -> None:
+    """It was not closed for being idle: whoever broke it may be turning clients away."""
+    failing = Failing(httpx.ReadError("reset"), connects=True)
+    outcome = ask(failing, repeat=True)
+    assert isinstance(outcome, NoAnswer)
+    assert outcome.broken
+    assert failing.requests == 1
+
+
+def test_nothing_is_sent_that_another_server_was_sent() -> None:
+    async def run() -> None:
+        gate = Gate()
+        assert gate.enter("http://beta:1")
+        transport = Transport(None, None, 1.0, lambda: 0.0)
+        failing = Failing(connects=True)
+        transport._plain = failing
+        outcome = await transport.ask(
+            "GET", "http://alpha:1", "/v1/pool", read_timeout_s=1.0, repeat=True, gate=gate
+        )
+        assert isinstance(outcome, NoAnswer)
+        assert not outcome.may_have_arrived
+        assert failing.sent == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_the_gate_stands_before_the_first_byte(mine: bool) -> None:
+    """By the events that httpcore names: a contract with the library."""
+    received: list[bytes] = []
+    ended: asyncio.Queue[None] = asyncio.Queue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            received.append(data)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+        ended.put_nowait(None)
+
+    async def run() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        transport, gate = Transport(None, None, 1.0, lambda: 0.0), Gate()
+        if not mine:
+            gate.enter("http://beta:1")
+        for _ in range(2):
+            outcome = await transport.ask("GET", url, "/", read_timeout_s=5.0, gate=gate)
+            assert isinstance(outcome, Answer) == mine
+        assert len(received) == (2 if mine else 0)
+        assert transport._wires._open[url]
+        await transport.close()
+        for _ in range(1 if mine else 2):
+            await ended.get()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), httpx.ReadError("x")])
+def test_what_ended_before_the_gate_cannot_have_arrived(error: Exception) -> None:
+    async def run() -> None:
+        transport = Transport(None, None, 1.0, lambda: 0.0)
+        transport._plain = Failing(error)
+        outcome = await transport.ask(
+            "GET", "http://alpha:1", "/v1/pool", read_timeout_s=1.0, repeat=True, gate=Gate()
+        )
+        assert isinstance(outcome, NoAnswer)
+        assert (outcome.may_have_arrived, outcome.broken, outcome.late) == (False, False, False)
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError("x"), httpx.ReadTimeout("x")])
