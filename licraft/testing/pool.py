@@ -275,10 +275,13 @@ class InProcessPool:
         server.settle()
         return answer
 
-    async def heartbeat(self, name: str, *tokens: str) -> list[HeartbeatResult] | Problem:
+    async def heartbeat(
+        self, name: str, *tokens: str, confirm: Mapping[str, int] | None = None
+    ) -> list[HeartbeatResult] | Problem:
         """`POST /v1/heartbeats` at a server: a result for each token, or a problem."""
         server = self.server(name)
-        _, answer = await _answer(server.heartbeat(HeartbeatRequest(list(tokens))))
+        request = HeartbeatRequest(list(tokens), confirm=dict(confirm or {}))
+        _, answer = await _answer(server.heartbeat(request))
         server.settle()
         return answer if isinstance(answer, Problem) else answer.results
 
@@ -304,11 +307,24 @@ class InProcessPool:
                 part.abandon()
 
     async def stop(self, name: str) -> None:
-        """Stop a server in an orderly way."""
-        server = self._servers.pop(name)
-        self._ticking.pop(name).cancel()
-        await server.stop()
-        await self.engine(name).close()
+        """Stop a server in an orderly way; it answers until it has stopped, and may yet crash.
+
+        Cancelled, it crashes.
+        """
+        assert self._loop is not None, "the pool is not entered yet"
+        server, engine = self._servers[name], self.engine(name)
+        self._ticking[name].cancel()
+        stopping = self._ticking[name] = self._loop.create_task(server.stop())
+        stopping.add_done_callback(_surface)
+        try:
+            await asyncio.wait([stopping])
+        except asyncio.CancelledError:
+            if self._ticking.get(name) is stopping:
+                self.crash(name)
+            raise
+        if self._ticking.get(name) is stopping:
+            await engine.close()
+            del self._servers[name], self._ticking[name]
 
     def start(self, name: str, *, reboot: bool = False, replayed: int = 0) -> LicenseServer:
         """Start a server, anew or on the files that it left.

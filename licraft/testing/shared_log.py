@@ -92,6 +92,7 @@ class SharedLog:
         self.fate: Callable[[str, bytes], Fate] = lambda server, command: COMMITTED
         self.ask_lost: Callable[[str, str], bool] = lambda asker, asked: False
         self.on_applied: Callable[[str, int], None] = lambda server, index: None
+        self.on_proposed: Callable[[str, bytes], None] = lambda server, command: None
         self.elections = True
         self._entries: list[bytes | None] = [None]
         self._base = 0
@@ -370,6 +371,7 @@ class ScriptedEngine(Engine):
 
     async def _propose(self, command: bytes, timeout_s: float) -> object:
         await self._alive()
+        self.log.on_proposed(self.server, command)
         fate = self.log.fate(self.server, command)
         if self._closed or fate.answer is Answer.REFUSED or self.status().leader is None:
             raise NotExecuted("not proposed: the engine is closed, refuses, or knows no leader")

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from licraft.client.tenure import Tenure
 from licraft.testing.clock import ManualClock
 from licraft.testing.pool import InProcessPool
@@ -28,6 +30,8 @@ from licraft.wire import (
     Problem,
 )
 
+_CONFIRMATIONS = 3
+
 
 class SafetyBroken(AssertionError):
     """Holders rely on more seats than the license grants, or two servers differ."""
@@ -35,7 +39,11 @@ class SafetyBroken(AssertionError):
 
 @dataclass(slots=True)
 class Hold:
-    """Seats that a client relies on while its tenure lasts."""
+    """Seats that a client relies on while its tenure lasts.
+
+    `wanted` until its holder has had enough of it; `due_s` is when that will ask for the next
+    renewal, by its own clock, once that is settled.
+    """
 
     id: str
     feature: str
@@ -44,6 +52,8 @@ class Hold:
     tenure: Tenure
     token: str
     server: str
+    wanted: bool = True
+    due_s: float = float("inf")
 
     @property
     def relied_on(self) -> bool:
@@ -57,6 +67,8 @@ class Holders:
 
     def __init__(self) -> None:
         self._holds: dict[str, Hold] = {}
+        # From which servers authorizations moved so long ago that this is forgotten there.
+        self.forgotten: set[tuple[str, str]] = set()
 
     def add(self, hold: Hold) -> None:
         """A client was granted seats."""
@@ -71,6 +83,15 @@ class Holders:
             else:
                 del self._holds[id]
         return seats
+
+    def relies(self, id: str) -> bool:
+        """Whether the holder of an authorization relies on it now."""
+        hold = self._holds.get(id)
+        return hold is not None and hold.relied_on
+
+    def holding(self) -> list[Hold]:
+        """Everything that is relied on now."""
+        return [hold for hold in self._holds.values() if hold.relied_on]
 
     def describe(self, feature: str) -> str:
         """Who relies on seats of a feature, for a failure's message."""
@@ -146,13 +167,13 @@ class Network:
         engine = pool.log.engines.get(name)
         if engine is None or name in self.unreachable:
             return
-        await engine.awake()
-        if pool.log.engines.get(name) is not engine:
-            return
         server = pool.server(name)
         task = asyncio.current_task()
         assert task is not None
         self.in_flight[task] = server
+        await engine.awake()
+        if pool.log.engines.get(name) is not engine:
+            return
         result = getattr(server, call)(request)
         if isinstance(result, Awaitable):
             result = await result
@@ -172,7 +193,12 @@ class Network:
 
 @dataclass(slots=True)
 class Habits:
-    """How one client behaves."""
+    """How one client behaves.
+
+    It holds up to `seats` authorizations at once. One that is `patient` waits as long as ever
+    when nobody renewed them; one that `renames` asks each server under another id. The other
+    fields are explained in `simulation_plan`.
+    """
 
     clock: ManualClock
     heartbeat_part: float
@@ -181,7 +207,19 @@ class Habits:
     greed: int
     revives: bool
     loyal: bool
+    wanders: float = 0.0
+    hedges: float = 0.0
+    naps: float = 0.0
+    timeout_s: float = 1.0
+    seats: int = 1
+    patient: bool = True
+    renames: bool = False
     tallies: Counter[str] = field(default_factory=Counter)
+
+    def behave(self) -> None:
+        """Be as the client module is from now on: awake, and asking again soon."""
+        self.naps = 0.0
+        self.patient = False
 
 
 class Client:
@@ -211,34 +249,41 @@ class Client:
         rng = self._random
         await asyncio.sleep(rng.uniform(0.0, self.habits.pause_s))
         while not self.stopping:
-            hold = await self._take(rng.choice(features))
-            if hold is not None:
-                await self._keep(hold)
+            holds = []
+            for _ in range(rng.randint(1, self.habits.seats)):
+                hold = await self._take(rng.choice(features))
+                if hold is None:
+                    break
+                holds.append(hold)
+            if holds:
+                await self._keep(holds)
             if not self.stopping:
                 await asyncio.sleep(rng.expovariate(1.0 / self.habits.pause_s))
 
     def _now(self) -> float:
         return self.habits.clock.now()
 
-    def _servers(self) -> list[str]:
-        """Where to go: where it was last, then the others."""
+    def _servers(self, home: str) -> list[str]:
+        """Where to go: to the home of a seat, then to the others."""
         if self.habits.loyal:
             return [self._home]
-        others = [name for name in self._network.pool.names if name != self._home]
+        others = [name for name in self._network.pool.names if name != home]
         self._random.shuffle(others)
-        return [self._home, *others]
+        return [home, *others]
 
     async def _take(self, feature: str) -> Hold | None:
         rng = self._random
         self._number += 1
         request = CheckoutRequest(
             feature,
-            count=rng.randint(1, self.habits.greed),
+            count=rng.choice((1, self.habits.greed)),
             wait=rng.choice((0.0, 0.0, rng.uniform(0.5, self._network.pool.ttl_s))),
             id=f"{self.name}.{self._number}",
             client=ClientInfo(id=self.name),
         )
-        for server in self._servers():
+        for server in self._servers(self._home):
+            if self.habits.renames:
+                request = replace(request, id=f"{self.name}.{self._number}.{server}")
             for _ in range(rng.randint(1, 2)):
                 sent_s = self._now()
                 try:
@@ -270,50 +315,127 @@ class Client:
         self._gained()
         return hold
 
-    async def _keep(self, hold: Hold) -> None:
-        """Renew the hold until enough of it, then give it back, or go without a word."""
-        rng, ttl_s = self._random, self._network.pool.ttl_s
-        leave_s = self._now() + rng.expovariate(1.0 / self.habits.stay_s)
-        # Who revives does not stop at the end of its time, but asks once more later.
-        end_s = hold.tenure.valid_until + (ttl_s if self.habits.revives else 0.0)
-        while self._now() < min(leave_s, end_s) and not self.stopping:
-            await asyncio.sleep(
-                max(0.01, min(leave_s - self._now(), ttl_s * self.habits.heartbeat_part))
-            )
-            if hold.relied_on or self.habits.revives:
-                await self._renew(hold)
-            if hold.tenure.ended:
-                break
-            end_s = hold.tenure.valid_until + (ttl_s if self.habits.revives else 0.0)
-        if rng.random() < 0.8 and not hold.tenure.ended:
-            hold.tenure = hold.tenure.returned(self._now())
-            try:
-                await self._network.call(
-                    rng.choice(self._servers()[:2]), "checkin", CheckinRequest([hold.token]), 2.0
-                )
-            except NoAnswer:
-                pass
-
-    async def _renew(self, hold: Hold) -> None:
-        """Send a heartbeat to its server, else to the others in turn."""
-        for server in self._servers():
-            sent_s = self._now()
-            request = HeartbeatRequest([hold.token], client=self.name)
-            try:
-                answer = await self._network.call(server, "heartbeat", request, 1.0)
-            except NoAnswer:
-                continue
-            if isinstance(answer, HeartbeatAnswer):
-                self._heard(hold, answer.results[0], server, sent_s)
+    async def _keep(self, holds: list[Hold]) -> None:
+        """Renew what is held until enough of it, then give it back, or go without a word."""
+        rng, habits, ttl_s = self._random, self.habits, self._network.pool.ttl_s
+        leave_s = self._now() + rng.expovariate(1.0 / habits.stay_s)
+        usual_s = pause_s = ttl_s * habits.heartbeat_part
+        while self._now() < leave_s and not self.stopping:
+            holds = [hold for hold in holds if self._keeps(hold)]
+            if not holds:
                 return
-            self.habits.tallies[answer.code] += 1
+            if rng.random() < habits.naps:
+                habits.tallies["slept"] += 1
+                pause_s = rng.uniform(ttl_s, 2 * ttl_s)
+            due_s = self._now() + max(0.01, min(leave_s - self._now(), pause_s))
+            for hold in holds:
+                hold.due_s = due_s
+            await asyncio.sleep(due_s - self._now())
+            for hold in holds:
+                hold.due_s = float("inf")
+            asking = [hold for hold in holds if hold.relied_on or habits.revives]
+            pause_s = min(usual_s, await self._renew(asking) or usual_s) if asking else usual_s
+        for hold in holds:
+            hold.wanted = False
+        returned = [hold for hold in holds if not hold.tenure.ended and rng.random() < 0.8]
+        for hold in returned:
+            hold.tenure = hold.tenure.returned(self._now())
+        if returned:
+            await self._give_back(rng.choice(self._servers(self._home)[:2]), returned)
 
-    def _heard(self, hold: Hold, result: HeartbeatResult, server: str, sent_s: float) -> None:
+    def _keeps(self, hold: Hold) -> bool:
+        """Whether its holder still hopes: who revives asks once more when its time is over."""
+        grace_s = self._network.pool.ttl_s if self.habits.revives else 0.0
+        return not hold.tenure.ended and self._now() < hold.tenure.valid_until + grace_s
+
+    async def _give_back(self, server: str, holds: list[Hold]) -> None:
+        request = CheckinRequest([hold.token for hold in holds])
+        try:
+            await self._network.call(server, "checkin", request, 2.0)
+        except NoAnswer:
+            pass
+
+    async def _renew(self, holds: list[Hold]) -> float:
+        """Renew what is held, by one call to each server; returns when to ask again (s).
+
+        That is 0 unless it is sooner than usual.
+        """
+        homes = sorted({hold.server for hold in holds})
+        groups = [[hold for hold in holds if hold.server == home] for home in homes]
+        self.habits.tallies["several at once"] += len(holds) > len(groups)
+        after_s = await asyncio.gather(
+            *(self._renew_group(*g) for g in zip(homes, groups, strict=True))
+        )
+        return min((s for s in after_s if s), default=0.0)
+
+    async def _renew_group(self, home: str, holds: list[Hold]) -> float:
+        """Send a heartbeat to a server, else to the others, or to several."""
+        rng, habits = self._random, self.habits
+        servers = self._servers(home)
+        if len(servers) > 1 and rng.random() < habits.wanders:
+            servers = [*servers[1:], servers[0]]
+        if len(servers) > 1 and rng.random() < habits.hedges:
+            habits.tallies["asked several"] += 1
+            several = [self._renew_at(holds, name) for name in servers[: rng.randint(2, 3)]]
+            answers = await asyncio.gather(*several)
+            return max((answer for answer in answers if answer is not None), default=0.0)
+        for server in servers:
+            answer = await self._renew_at(holds, server)
+            if answer is not None:
+                return answer
+        return 0.0 if habits.patient else rng.uniform(0.5, 1.0)
+
+    async def _renew_at(self, holds: list[Hold], server: str) -> float | None:
+        """Ask one server, and confirm what it asks for; None if it is of no use.
+
+        Only who is still valid when the question has arrived confirms (section 10).
+        """
+        habits, after_s = self.habits, 0.0
+        asking, confirm = holds, dict[str, int]()
+        for _ in range(_CONFIRMATIONS):
+            sent_s = self._now()
+            tokens = [hold.token for hold in asking]
+            request = HeartbeatRequest(tokens, client=self.name, confirm=confirm)
+            try:
+                answer = await self._network.call(server, "heartbeat", request, habits.timeout_s)
+            except NoAnswer:
+                return None
+            if not isinstance(answer, HeartbeatAnswer):
+                habits.tallies[answer.code] += 1
+                return None
+            old = sum((hold.server, hold.id) in self._holders.forgotten for hold in asking)
+            habits.tallies["asked by a token from before a forgotten move"] += old
+            confirm, late = {}, []
+            for hold, result in zip(asking, answer.results, strict=True):
+                if result.down_index is not None and self._confirms(hold):
+                    habits.tallies["confirm"] += 1
+                    habits.tallies["confirm a recovery"] += result.down_index < 0
+                    confirm[hold.id] = result.down_index
+                elif self._heard(hold, result, server, sent_s):
+                    late.append(hold)
+                after_s = max(after_s, result.retry_after or 0.0)
+            if late:
+                habits.tallies["renewed too late"] += len(late)
+                await self._give_back(server, late)
+            asking = [hold for hold in asking if hold.id in confirm]
+            if not asking:
+                break
+        return after_s
+
+    def _confirms(self, hold: Hold) -> bool:
+        """Whether its holder may say that it was valid when it was told of the down (section 10).
+
+        Who relies again on seats whose time was over may not.
+        """
+        return hold.relied_on
+
+    def _heard(self, hold: Hold, result: HeartbeatResult, server: str, sent_s: float) -> bool:
+        """Take a result into account; whether it was a renewal that came too late."""
         self.habits.tallies[result.status] += 1
         now = self._now()
         if result.status == "lost":
             hold.tenure = hold.tenure.lost(now, result.code or "")
-        elif result.status in ("renewed", "converted"):
+        elif result.status in ("renewed", "adopted", "converted"):
             assert result.ttl is not None
             if self.habits.revives and sent_s >= hold.tenure.sent_at:
                 hold.tenure = Tenure(sent_s, result.ttl)
@@ -323,3 +445,5 @@ class Client:
             hold.server = self._home = server
             self._holders.add(hold)
             self._gained()
+            return hold.tenure.ended
+        return False

@@ -14,38 +14,82 @@ import asyncio
 import random
 import sys
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from licraft.core.table import FeaturePool
 from licraft.testing.clock import ManualClock
 from licraft.testing.loop import VirtualLoop, run_virtual
 from licraft.testing.pool import InProcessPool
-from licraft.testing.simulated_clients import Client, Habits, Holders, Network, SafetyBroken
+from licraft.testing.simulated_clients import (
+    Client,
+    Habits,
+    Hold,
+    Holders,
+    Network,
+    SafetyBroken,
+)
 from licraft.testing.simulation_checker import Checker
 from licraft.testing.simulation_faults import Misfortunes
-from licraft.testing.simulation_plan import DURATION_S, FAULTS, Plan, clock_rate, plan
+from licraft.testing.simulation_plan import DURATION_S, FAULTS, Plan, clock_rate, plan, storm
 from licraft.vendor.keys import generate
 from licraft.wire import CheckoutRequest, Problem
 
-__all__ = ["FAULTS", "Plan", "SafetyBroken", "plan", "run_plan", "run_seed", "simulate"]
+__all__ = ["FAULTS", "Plan", "SafetyBroken", "plan", "run_plan", "run_seed", "simulate", "storm"]
+
+T = TypeVar("T")
 
 
 class Settling:
-    """After all faults are mended: what the pool must have recovered."""
+    """After all faults are mended: what the pool must have recovered, and by when."""
 
-    def __init__(self, chosen: Plan, pool: InProcessPool, network: Network) -> None:
+    def __init__(
+        self, chosen: Plan, pool: InProcessPool, network: Network, holders: Holders
+    ) -> None:
         self.plan = chosen
         self.pool = pool
         self.network = network
+        self.holders = holders
+
+    async def recover(self) -> int:
+        """While clients go on: in `ttl` + 3 leases all serve, and who held a seat holds it.
+
+        Returns how many holds were judged: those with enough time left, at their next
+        heartbeat, for a server to be called down and for an election.
+        """
+        pool, lease_s = self.pool, self.plan.lease_s
+        end_s = pool.now() + self.plan.ttl_s + 3 * lease_s
+        judged: dict[str, Hold] = {}
+        served = known = False
+        while pool.now() < end_s:
+            for hold in self.holders.holding():
+                at_s = max(hold.due_s, hold.clock.now())
+                if hold.tenure.valid_until - at_s > lease_s + 2.5:
+                    judged[hold.id] = hold
+            served = served or pool.serving()
+            known = known or (served and not self._unknown())
+            await pool.advance(0.2)
+        if not served:
+            raise SafetyBroken("not all servers serve again")
+        if not known:
+            raise SafetyBroken(f"on no record, but relied on: {self._unknown()}")
+        for hold in judged.values():
+            if hold.wanted and not hold.relied_on:
+                raise SafetyBroken(
+                    f"{hold.count} seats of {hold.feature} by {hold.server} were lost though all "
+                    f"faults were mended: {hold.id}, {hold.tenure.reason or 'expired'}"
+                )
+        return len(judged)
 
     async def settle(self) -> None:
-        """After healing: all serve, all is answered, all seats are there to be had again."""
+        """Once no client wants anything any more: all seats are there to be had again, soon."""
         pool, ttl_s = self.pool, self.plan.ttl_s
-        calm_s = 4 * ttl_s + 20.0
-        await pool.until(pool.serving, "all servers serve again", calm_s)
-        await pool.until(lambda: not self._answers_owed(), "every request is answered", calm_s)
+        calm_s = ttl_s + 3 * self.plan.lease_s
+        # What is late under way may still ask for seats.
+        late_s = 2 * ttl_s + pool.server(pool.names[0]).state.lease_s
+        await pool.until(lambda: not self._answers_owed(), "every request is answered", late_s)
         await pool.until(lambda: not self._in_use(), "all seats come back", calm_s)
-        await pool.until(lambda: not self._borrowing(), "every borrow ends", calm_s)
+        await pool.until(lambda: not self._busy(), "every borrow ends, nothing is over", calm_s)
         for name in pool.names:
             for feature in sorted(self._table()):
                 await self._take_all(name, feature)
@@ -53,42 +97,46 @@ class Settling:
     async def _take_all(self, name: str, feature: str) -> None:
         """One server can get every seat there is: none was forgotten anywhere."""
         pool = self.pool
-        pool_of = self._table()[feature]
-        if pool_of.over:
-            raise SafetyBroken(f"{feature} is over by {pool_of.over} though nobody holds a seat")
-        if not pool_of.deployed:
+        deployed = self._table()[feature].deployed
+        if not deployed:
             return
-        request = CheckoutRequest(feature, pool_of.deployed, wait=20.0, id=f"all.{name}.{feature}")
+        request = CheckoutRequest(feature, deployed, wait=20.0, id=f"all.{name}.{feature}")
         _, answer = await pool.checkout(name, request)
         if isinstance(answer, Problem):
-            raise SafetyBroken(f"{name} cannot have all {pool_of.deployed} of {feature}: {answer}")
+            raise SafetyBroken(f"{name} cannot have all {deployed} of {feature}: {answer}")
         await pool.checkin(name, answer.token)
 
     def _table(self) -> dict[str, FeaturePool]:
         return self.pool.server(self.pool.names[0]).state.table.features
+
+    def _unknown(self) -> set[str]:
+        """Authorizations on which their holders rely, and that no server has on record."""
+        servers = (self.pool.server(name) for name in self.pool.running)
+        known = {a.id for server in servers for a in server.grants.record}
+        return {hold.id for hold in self.holders.holding()} - known
 
     def _in_use(self) -> bool:
         return any(
             sum(self.pool.server(name).grants.record.in_use.values()) for name in self.pool.names
         )
 
-    def _borrowing(self) -> bool:
-        return any(pool.pending for pool in self._table().values()) or any(
+    def _answers_owed(self) -> bool:
+        """Whether a request is under way, or at a server that still runs."""
+        servers = [None, *(self.pool.server(name) for name in self.pool.names)]
+        return any(server in servers for server in self.network.in_flight.values())
+
+    def _busy(self) -> bool:
+        """Whether seats are still asked for, given, or retired."""
+        return any(pool.pending or pool.over for pool in self._table().values()) or any(
             desk.borrow or desk.asking or desk.set_aside or desk.queue
             for name in self.pool.names
             for desk in self.pool.server(name).grants.desks.values()
         )
 
-    def _answers_owed(self) -> bool:
-        """Whether a server that still runs has not answered a call yet."""
-        servers = [self.pool.server(name) for name in self.pool.names]
-        return any(server in servers for server in self.network.in_flight.values())
-
 
 async def simulate(chosen: Plan) -> Counter[str]:
     """Run one simulation; returns how often what happened, raises SafetyBroken."""
     rng = random.Random(f"run {chosen.seed}")
-    tallies: Counter[str] = Counter()
     async with InProcessPool(
         chosen.servers,
         lease_s=chosen.lease_s,
@@ -103,24 +151,32 @@ async def simulate(chosen: Plan) -> Counter[str]:
         holders = Holders()
         network = Network(pool, rng)
         checker = Checker(pool, holders)
-        pool.log.on_applied = checker.applied
+        tallies = checker.seen.counts
         run = Misfortunes(chosen, pool, rng, network)
+        pool.log.on_applied = checker.applied
+        pool.log.on_proposed = _each(checker.seen.proposed, run.proposed)
         await pool.install(chosen.features)
         clients = [
             Client(f"c{n}", _habits(chosen, rng, tallies), network, holders, rng, checker.holders)
             for n in range(chosen.clients)
         ]
+        settling = Settling(chosen, pool, network, holders)
         loop = asyncio.get_running_loop()
         lives = [loop.create_task(c.live(sorted(chosen.features))) for c in clients]
         trouble = loop.create_task(run.misfortune())
         try:
             await _watched(asyncio.sleep(chosen.duration_s), checker)
             trouble.cancel()
+            await asyncio.wait([trouble])
+            run.heal()
+            trouble = loop.create_task(run.undrain())
+            for client in clients:
+                client.habits.behave()
+            tallies["judged to hold again"] += await _watched(settling.recover(), checker)
             for client in clients:
                 client.stopping = True
-            run.heal()
             await _watched(asyncio.wait(lives), checker)
-            await _watched(Settling(chosen, pool, network).settle(), checker)
+            await _watched(settling.settle(), checker)
         except Exception as fault:
             fault.add_note("\n".join(("what happened before:", *run.history)))
             raise
@@ -128,13 +184,22 @@ async def simulate(chosen: Plan) -> Counter[str]:
             for task in (*lives, trouble):
                 task.cancel()
         tallies.update(run.done)
-        tallies.update(checker.seen)
-        tallies["entries applied"] = checker.entries
         tallies["log index"] = pool.log.index
+        tallies["virtual seconds"] = int(pool.now())
     return tallies
 
 
-async def _watched(work: Awaitable[object], checker: Checker) -> None:
+def _each(*listeners: Callable[[bytes], None]) -> Callable[[str, bytes], None]:
+    """Tell all of them of an entry that a server proposes."""
+
+    def tell(server: str, entry: bytes) -> None:
+        for listener in listeners:
+            listener(entry)
+
+    return tell
+
+
+async def _watched(work: Awaitable[T], checker: Checker) -> T:
     """Wait for some work, but not once something is broken."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -146,7 +211,7 @@ async def _watched(work: Awaitable[object], checker: Checker) -> None:
             raise checker.fault
         if loop.faults:
             raise loop.faults[0]
-        await task
+        return await task
     except TimeoutError as fault:
         raise SafetyBroken(str(fault)) from fault
     finally:
@@ -159,11 +224,18 @@ def _habits(chosen: Plan, rng: random.Random, tallies: Counter[str]) -> Habits:
             rate=clock_rate(rng, chosen.drift), source=asyncio.get_running_loop().time
         ),
         heartbeat_part=rng.choice(chosen.heartbeats),
-        stay_s=rng.choice((1.0, chosen.ttl_s, 3 * chosen.ttl_s)),
-        pause_s=rng.uniform(2.0, 20.0),
+        stay_s=rng.choice(chosen.stays) * chosen.ttl_s,
+        pause_s=rng.uniform(*chosen.pauses_s),
         greed=rng.choice((1, 1, 3)),
+        timeout_s=rng.choice((chosen.ttl_s / 12, 2.0)),
         revives=chosen.revives,
         loyal=rng.random() < chosen.loyal,
+        wanders=chosen.wanders,
+        hedges=chosen.hedges,
+        naps=chosen.naps,
+        seats=rng.randint(1, chosen.seats),
+        patient=rng.random() < 0.3,
+        renames=rng.random() < 0.5,
         tallies=tallies,
     )
 
@@ -180,24 +252,37 @@ def run_plan(chosen: Plan) -> Counter[str]:
         raise
 
 
-def run_seed(seed: int, duration_s: float = DURATION_S) -> Counter[str]:
+def run_seed(seed: int, duration_s: float = DURATION_S, *, stormy: bool = False) -> Counter[str]:
     """Simulate one seed in virtual time; raises SafetyBroken with the way to replay it."""
+    changes = storm(seed) if stormy else {}
     try:
-        return run_plan(plan(seed, duration_s=duration_s))
+        return run_plan(plan(seed, duration_s=duration_s, **changes))
     except Exception as fault:
-        fault.add_note(f"replay: python -m licraft.testing.simulation {seed} {duration_s:g}")
+        options = " --storm" if stormy else ""
+        fault.add_note(
+            f"replay: python -m licraft.testing.simulation {seed} {duration_s:g}{options}"
+        )
         raise
 
 
 def main(arguments: list[str]) -> None:
     """Run the seeds of the command line; what happened is counted on standard output."""
-    parser = argparse.ArgumentParser(prog="python -m licraft.testing.simulation")
-    parser.add_argument("seed", type=int)
-    parser.add_argument("seconds", type=float, nargs="?", default=DURATION_S)
+    parser = argparse.ArgumentParser(
+        prog="python -m licraft.testing.simulation",
+        description="Simulate a pool in which things go wrong; stops at the first seed that fails.",
+    )
+    parser.add_argument("seed", type=int, help="the first seed")
+    parser.add_argument("seconds", type=float, nargs="?", default=DURATION_S, help="of faults")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from the first one on")
+    parser.add_argument("--storm", action="store_true", help="one fault follows upon another")
     chosen = parser.parse_args(arguments)
-    print(plan(chosen.seed, duration_s=chosen.seconds))
-    for name, times in sorted(run_seed(chosen.seed, chosen.seconds).items()):
-        print(f"{times:8} {name}")
+    happened: Counter[str] = Counter()
+    for seed in range(chosen.seed, chosen.seed + chosen.seeds):
+        if chosen.seeds == 1:
+            print(plan(seed, duration_s=chosen.seconds, **(storm(seed) if chosen.storm else {})))
+        happened.update(run_seed(seed, chosen.seconds, stormy=chosen.storm))
+    for name, times in sorted(happened.items()):
+        print(f"{times:10} {name}")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,24 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from licraft.core.codec import decode_entry
+from licraft.core.commands import Adopt, Claim, Command, HandOver
 from licraft.testing.pool import InProcessPool
 from licraft.testing.shared_log import COMMITTED, DROPPED, LOST, UNHEARD, Fate, late, twice
 from licraft.testing.simulated_clients import Network, Trouble
 from licraft.testing.simulation_plan import FAULTS, Plan
+from licraft.wire import ServerAnswer
 
 _HISTORY = 40
 _LONG_LOG = 300  # Longer logs are compacted: what restarts would replay them.
+
+
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """A fault that waits for a command to be proposed, to strike while it is under way."""
+
+    of: Callable[[Command], bool]
+    came: asyncio.Future[None]
 
 
 @dataclass(slots=True)
@@ -34,10 +45,33 @@ class Misfortunes:
     old_records: dict[str, bytes] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
     history: deque[str] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+    watches: list[_Watch] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         """Remember what happened, to tell it if something breaks."""
         self.history.append(f"{self.pool.now():9.3f} s  {text}")
+
+    def proposed(self, entry: bytes) -> None:
+        """A server proposes an entry: a fault may have waited for that."""
+        if not self.watches:
+            return
+        commands = decode_entry(entry).commands
+        for watch in self.watches:
+            if not watch.came.done() and any(watch.of(command) for command in commands):
+                watch.came.set_result(None)
+
+    async def _proposal(self, of: Callable[[Command], bool], within_s: float) -> bool:
+        """Wait until such a command is proposed; whether it was, in time."""
+        watch = _Watch(of, asyncio.get_running_loop().create_future())
+        self.watches.append(watch)
+        try:
+            async with asyncio.timeout(within_s):
+                await watch.came
+        except TimeoutError:
+            return False
+        finally:
+            self.watches.remove(watch)
+        return True
 
     # -- faults ---------------------------------------------------------------------------
 
@@ -60,6 +94,7 @@ class Misfortunes:
         finally:
             for task in pending:
                 task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
 
     def _faults(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         return {
@@ -68,9 +103,16 @@ class Misfortunes:
             "pause": self._pause,
             "crash": self._crash,
             "crash again": self._crash_again,
+            "restart": self._restart,
+            "reboot": self._reboot,
+            "return": self._return,
+            "overthrow": self._overthrow,
             "outage": self._outage,
             "cut off": self._cut_off,
+            "absent": self._absent,
+            "orphan": self._orphan,
             "stop": self._stop,
+            "drain": self._drain,
             "crash all": self._crash_all,
             "elect": self._elect,
             "lag": self._lag,
@@ -138,6 +180,55 @@ class Misfortunes:
         await asyncio.sleep(self._until_reclaimed())
         self.pool.log.heal()
 
+    async def _absent(self) -> None:
+        """A server is called down, its clients begin to move, and it is back in the middle."""
+        name = self._any()
+        down_s = self.plan.lease_s * (1 + self.plan.drift) + self.rng.uniform(0.2, 4.0)
+        if name not in self.pool.running:
+            return
+        match self.rng.choice(("killed", "paused", "cut off")):
+            case "killed":
+                self._kill(name)
+                await asyncio.sleep(down_s)
+                if self.rng.random() < 0.3:
+                    self.pool.log.compact()
+                self._revive(name)
+            case "paused":
+                engine = self.pool.engine(name)
+                engine.pause()
+                await asyncio.sleep(down_s)
+                engine.resume()
+            case _:
+                self.pool.log.isolate(name)
+                await asyncio.sleep(down_s)
+                self.pool.log.heal()
+
+    async def _orphan(self) -> None:
+        """A server dies when others know what moved to it, and it does not yet."""
+        name = self._any()
+        if name not in self.pool.running:
+            return
+        engine = self.pool.engine(name)
+        engine.lag_s = self.rng.uniform(0.1, 0.5)
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if self.pool.log.engines.get(name) is not engine:
+                return
+            if self._known_of(name) > engine.applied:
+                self.done["orphaned"] += 1
+                self._kill(name)
+                await asyncio.sleep(self.rng.uniform(0.0, self.plan.lease_s))
+                if self.rng.random() < 0.5:
+                    self.pool.log.compact()
+                self._revive(name)
+                return
+        engine.lag_s = 0.0
+
+    def _known_of(self, name: str) -> int:
+        """The log index of the last move of or to a server that any server knows."""
+        states = (self.pool.server(other).state for other in self.pool.running)
+        return max((s.servers[name].moved_index for s in states if name in s.servers), default=0)
+
     async def _crash_again(self) -> None:
         """A server that has just come back is killed again, soon."""
         name = self._any()
@@ -148,6 +239,53 @@ class Misfortunes:
                 self._revive(name)
             await asyncio.sleep(self.rng.uniform(0.0, 2 * self.plan.lease_s))
 
+    async def _restart(self) -> None:
+        """A server is killed and back within a second, with its record as it was."""
+        name = self._any()
+        if name in self.pool.running:
+            self._kill(name)
+            await asyncio.sleep(self.rng.uniform(0.05, 0.9))
+            self._revive(name, "kept")
+
+    async def _reboot(self) -> None:
+        """A machine is back soon, with all its files, but the kernel's boot id is another."""
+        name = self._any()
+        if name in self.pool.running:
+            self._kill(name)
+            await asyncio.sleep(self.rng.uniform(0.1, 3 * self.plan.lease_s))
+            self._revive(name, "rebooted")
+
+    async def _return(self) -> None:
+        """A server is back just when what it had granted is asked for, or before it is adopted."""
+        name = self._any()
+        if name not in self.pool.running:
+            return
+        self._kill(name)
+        kind = self.rng.choice((Adopt, Adopt, Claim))
+        fate = late(self.rng.uniform(0.5, 2.0))
+        if kind is Adopt:
+            self.pool.log.fate = lambda server, entry: (
+                fate
+                if any(isinstance(c, Adopt) for c in decode_entry(entry).commands)
+                else COMMITTED
+            )
+        wait_s = self.plan.lease_s * (1 + self.plan.drift) + self.plan.ttl_s
+        await self._proposal(lambda c: isinstance(c, kind) and c.issuer == name, wait_s)
+        await asyncio.sleep(self.rng.uniform(0.0, 0.02))
+        self._revive(name)
+        await asyncio.sleep(2.0)
+        self._good_log()
+
+    async def _overthrow(self) -> None:
+        """Leaders change while authorizations move."""
+        for _ in range(5):
+            moves = await self._proposal(lambda c: isinstance(c, Adopt | HandOver), 5.0)
+            if moves and self.rng.random() < 0.5:
+                self.pool.log.fate = lambda server, command: self.rng.choice((LOST, COMMITTED))
+            await self._elect()
+            await asyncio.sleep(self.rng.uniform(0.0, 1.0))
+            self._good_log()
+
     async def _stop(self) -> None:
         name = self._any()
         if name in self.pool.running and not self.pool.engine(name).paused:
@@ -155,6 +293,35 @@ class Misfortunes:
             await self.pool.stop(name)
             await asyncio.sleep(self._while())
             self._revive(name)
+
+    async def _drain(self) -> None:
+        """An administrator empties a server, asking whichever answers, and later fills it."""
+        name = self._any()
+        await self._order(name, on=True)
+        await asyncio.sleep(self._while())
+        await self._order(name, on=False)
+
+    async def _order(self, name: str, *, on: bool) -> bool:
+        """Ask server after server to drain one, or not any more; whether that was committed."""
+        for at in self.pool.running:
+            if at in self.pool.running and not self.pool.engine(at).paused:
+                answer = await self.pool.server(at).drain(name, on=on)
+                if isinstance(answer, ServerAnswer):
+                    self.done["drained"] += on
+                    return True
+        return False
+
+    async def undrain(self) -> None:
+        """Look again and again whether a server drains, and end that; never returns.
+
+        An order that nobody answered in time may yet be committed.
+        """
+        while True:
+            for at in self.pool.running:
+                state = self.pool.server(at).state
+                for server in [s.name for s in state.servers.values() if s.drained]:
+                    await self._order(server, on=False)
+            await asyncio.sleep(0.5)
 
     async def _crash_all(self) -> None:
         for name in list(self.pool.running):
@@ -230,15 +397,15 @@ class Misfortunes:
         self.note(f"{name} is killed")
         self.pool.crash(name)
 
-    def _revive(self, name: str) -> None:
+    def _revive(self, name: str, fate: str = "") -> None:
         """Start a server again; its record may have suffered, as from a loss of power."""
         if name not in self.down or name in self.pool.running:
             return
         cause = self.down.pop(name)
         path = self.pool.data_dir(name) / "record.log"
-        fate = self.rng.choice(self.plan.records)
+        fate = fate or self.rng.choice(self.plan.records)
         # What a machine loses with its power is what it had not written to its disk.
-        reboot = fate == "torn" or (cause == "stopped" and self.rng.random() < 0.5)
+        reboot = fate in ("torn", "rebooted") or (cause == "stopped" and self.rng.random() < 0.5)
         if fate == "old backup" and name in self.old_records:
             path.write_bytes(self.old_records[name])
         elif fate == "removed":

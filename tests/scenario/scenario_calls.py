@@ -33,6 +33,16 @@ async def beat(pool: InProcessPool, server: str, token: str) -> HeartbeatResult:
     return result
 
 
+async def keep(pool: InProcessPool, server: str, token: str) -> HeartbeatResult:
+    """Send a heartbeat as a client does that is still valid: it confirms what it is asked to."""
+    result = await beat(pool, server, token)
+    if result.status != "confirm" or result.down_index is None:
+        return result
+    answer = await pool.heartbeat(server, token, confirm={result.id: result.down_index})
+    assert not isinstance(answer, Problem), answer
+    return answer[0]
+
+
 def allocated(pool: InProcessPool, at: str = "") -> dict[str, int]:
     """Where the seats are by the word of the server `at`, without zeros; `free` is the pool."""
     table = pool.server(at or pool.running[0]).state.table.features["cad"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from scenario_calls import allocated, beat, fate_of, refused, take
+from scenario_calls import allocated, beat, fate_of, keep, refused, take
 
 from licraft.core.commands import ServerDown
 from licraft.core.state import ServerStatus
 from licraft.testing import COMMITTED, InProcessPool, late, run_virtual
-from licraft.wire import Authorization, AuthorizationList, CheckoutRequest, Problem
+from licraft.wire import CheckoutRequest, Problem
 
 LEASE_S, TTL_S, DRIFT = 3.0, 12.0, 0.1
 
@@ -172,11 +172,11 @@ def test_a_server_whose_record_is_lost_gives_nothing_away_for_ttl(
             assert problem.retry_after is not None
             assert 0 < problem.retry_after <= TTL_S * (1 + DRIFT)
             assert problem.servers is not None
-            assert (await beat(pool, "gamma", token)).status == "renewed"
+            assert (await keep(pool, "gamma", token)).status == "renewed"
             assert pool.server("gamma").grants.record.in_use["cad"] == 2
             await pool.until(pool.serving)
             assert pool.now() - started_s >= TTL_S * (1 + DRIFT)
-            assert (await beat(pool, "gamma", token)).status == "renewed"
+            assert (await keep(pool, "gamma", token)).status == "renewed"
 
     run_virtual(program())
 
@@ -227,18 +227,41 @@ def test_while_recovering_no_more_is_readmitted_than_the_server_has() -> None:
             pool.crash("gamma")
             pool.start("gamma", reboot=True)
             await pool.until(lambda: pool.server("gamma").status() == "recovering")
-            assert (await beat(pool, "gamma", new)).status == "renewed"
+            assert (await keep(pool, "gamma", new)).status == "renewed"
             assert (await beat(pool, "gamma", old)).status == "pending"
 
     run_virtual(program())
 
 
-def test_a_client_of_a_lost_server_is_converted_by_another() -> None:
+def test_a_recovering_server_does_not_believe_a_token_whose_time_was_over() -> None:
+    """Its seats were somebody else's already; only who is still valid confirms."""
+
+    async def program() -> None:
+        async with a_pool() as pool:
+            await pool.install({"cad": 6})
+            old = await take(pool, "gamma", 2)
+            await pool.advance(TTL_S * (1 + DRIFT) + 1)
+            await take(pool, "gamma", 2)
+            pool.crash("gamma")
+            pool.start("gamma", reboot=True)
+            await pool.until(lambda: pool.server("gamma").status() == "recovering")
+            for stale in (None, 0, 1, pool.log.index):
+                confirm = {} if stale is None else {"X": stale}
+                answer = await pool.heartbeat("gamma", old, confirm=confirm)
+                assert not isinstance(answer, Problem)
+                assert (answer[0].status, answer[0].ttl) == ("confirm", None)
+            assert len(pool.server("gamma").grants.record) == 0
+
+    run_virtual(program())
+
+
+def test_a_client_of_a_server_that_was_reclaimed_is_converted_by_another() -> None:
     async def program() -> None:
         async with a_pool() as pool:
             await pool.install({"cad": 6})
             token = await take(pool, "gamma", 2)
             pool.crash("gamma")
+            await pool.until(lambda: reclaimed(pool, "gamma"))
             moved = await beat(pool, "beta", token)
             assert (moved.status, moved.server, moved.ttl) == ("converted", "beta", TTL_S)
             assert moved.token is not None
@@ -259,8 +282,9 @@ def test_without_a_seat_it_is_pending_while_the_issuer_may_return_and_lost_once_
             token = await take(pool, "gamma", 2)
             others = await take(pool, "alpha", 4, wait=5)
             pool.crash("gamma")
-            await pool.until(lambda: status_of(pool, "gamma") is ServerStatus.DOWN)
             assert (await beat(pool, "beta", token)).status == "pending"
+            await pool.until(lambda: status_of(pool, "gamma") is ServerStatus.DOWN)
+            assert (await beat(pool, "beta", token)).status == "confirm"
             while not reclaimed(pool, "gamma"):
                 await beat(pool, "alpha", others)
                 await pool.advance(2.0)
@@ -305,47 +329,6 @@ def test_a_server_that_starts_from_a_snapshot_has_the_same_state() -> None:
             digests = {pool.server(name).pool_machine.digest() for name in pool.names}
             assert len(digests) == 1
             assert (await beat(pool, "gamma", token)).status == "renewed"
-
-    run_virtual(program())
-
-
-def test_after_an_election_the_new_leader_knows_every_servers_record() -> None:
-    async def program() -> None:
-        async with a_pool() as pool:
-            await pool.install({"cad": 6})
-            _, seat = await pool.checkout("gamma", CheckoutRequest("cad", 2, id="G"))
-            assert isinstance(seat, Authorization)
-            pool.log.elect("beta")
-            await pool.advance(2.5)
-            pool.crash("gamma")
-            for asked in ("beta", "alpha"):
-                listing = await pool.server(asked).authorizations(None, None, None)
-                assert isinstance(listing, AuthorizationList)
-                assert [(line.id, line.server) for line in listing.authorizations] == [
-                    ("G", "gamma")
-                ]
-                assert listing.as_of["gamma"] is not None
-
-    run_virtual(program())
-
-
-def test_lost_reports_are_told_again() -> None:
-    async def program() -> None:
-        async with a_pool() as pool:
-            await pool.install({"cad": 6})
-            pool.log.ask_lost = lambda asker, asked: asker == "gamma"
-            await pool.checkout("gamma", CheckoutRequest("cad", 1, id="G1"))
-            await pool.advance(3.0)
-            pool.log.ask_lost = lambda asker, asked: False
-            _, seat = await pool.checkout("gamma", CheckoutRequest("cad", 1, id="G2"))
-            await pool.advance(3.0)
-            assert isinstance(seat, Authorization)
-            await pool.checkin("gamma", seat.token)
-            await pool.advance(3.0)
-            pool.crash("gamma")
-            listing = await pool.server("alpha").authorizations(None, None, "gamma")
-            assert isinstance(listing, AuthorizationList)
-            assert [line.id for line in listing.authorizations] == ["G1"]
 
     run_virtual(program())
 

@@ -83,9 +83,13 @@ def test_a_client_of_a_server_that_leaves_keeps_its_seat_at_another() -> None:
             await remove(pool, "gamma", "beta")
             await pool.advance(LEASE_S)
             assert isinstance(await pool.heartbeat("gamma", seat.token), Problem)
-            results = await pool.heartbeat("beta", seat.token)
-            assert isinstance(results, list)
-            assert [result.status for result in results] == ["converted"]
+            asked = await pool.heartbeat("beta", seat.token)
+            assert isinstance(asked, list)
+            assert asked[0].status == "confirm"
+            down_index = asked[0].down_index or 0
+            moved = await pool.heartbeat("beta", seat.token, confirm={asked[0].id: down_index})
+            assert isinstance(moved, list)
+            assert moved[0].status == "adopted"
 
     run_virtual(program())
 

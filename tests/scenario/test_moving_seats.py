@@ -56,9 +56,13 @@ def test_for_a_client_that_moves_the_leaders_seats_come_first() -> None:
             await pool.install({"cad": 12}, distribution={"cad": "alpha:3^beta:2^gamma:3"})
             _, seat = await pool.checkout("gamma", CheckoutRequest("cad", 3))
             assert isinstance(seat, Authorization)
+            pool.crash("gamma")
+            await pool.until(
+                lambda: pool.server("beta").state.servers["gamma"].reclaimed, within_s=100
+            )
             await take(pool, "beta", 2)
             await pool.advance(2.0)
-            pool.crash("gamma")
+            # Nobody can say any more that its seats are still its own: it asks for others.
             assert (await beat(pool, "beta", seat.token)).status == "converted"
             assert allocated(pool, "beta") == {"free": 4, "beta": 5, "gamma": 3}
 
