@@ -199,6 +199,11 @@ class FakeService:
             return Problem(404, "not_found", f"no server {server}", field="server")
         return LeaderAnswer(leader=server, term=4, index=100)
 
+    async def drain(self, server: str, *, on: bool) -> ServerAnswer | Problem:
+        if server != "beta":
+            return Problem(404, "not_found", f"no server {server}", field="server")
+        return ServerAnswer(server, "draining" if on else "up", 103)
+
     async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:
         if request.name == "alpha":
             return Problem(409, "invalid_request", "alpha is there already", field="name")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import socket
 import ssl
+import struct
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 Body = dict[str, Any]
 
@@ -76,6 +82,17 @@ class FakeServer:
                 writer.transport.abort()
 
         self.pool.run(stop())
+
+    def vanish(self) -> None:
+        """Be as a machine without power: what arrives is neither answered nor acknowledged."""
+
+        async def vanish() -> None:
+            assert self.listener is not None
+            drop_all(self.listener.sockets[0].fileno())
+            for writer in self.writers:
+                drop_all(writer.get_extra_info("socket").fileno())
+
+        self.pool.run(vanish())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.add(writer)
@@ -204,6 +221,20 @@ class FakePool:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
         self.loop.close()
+
+
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+DROP = struct.pack("=HBBI", 0x06, 0, 0, 0)  # linux/bpf_common.h: return 0 bytes of each packet
+
+
+def drop_all(descriptor: int) -> None:
+    """Have the kernel drop whatever arrives at a socket (socket(7)), before it is acknowledged."""
+    if sys.platform != "linux":
+        pytest.skip("needs Linux")
+    code = ctypes.create_string_buffer(DROP)
+    program = struct.pack("@HP", 1, ctypes.addressof(code))
+    with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as own:
+        own.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 class ManualClock:

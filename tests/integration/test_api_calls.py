@@ -30,6 +30,8 @@ ADMINISTRATION = [
     ("POST", "/v1/leader"),
     ("POST", "/v1/servers"),
     ("DELETE", "/v1/servers/beta"),
+    ("POST", "/v1/servers/beta/drain"),
+    ("POST", "/v1/servers/beta/undrain"),
 ]
 BODIES = {
     "/v1/leader": b'{"server": "beta"}',
@@ -138,6 +140,21 @@ def test_servers_join_and_leave() -> None:
             assert gone.json() == {"name": "beta", "state": "removing", "index": 102}
             unknown = await client.delete("/v1/servers/zeta")
             assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+
+    run(scenario())
+
+
+def test_servers_are_drained_and_undrained() -> None:
+    async def scenario() -> None:
+        async with _client() as client:
+            drained = await client.post("/v1/servers/beta/drain")
+            assert drained.json() == {"name": "beta", "state": "draining", "index": 103}
+            undrained = await client.post("/v1/servers/beta/undrain")
+            assert undrained.json() == {"name": "beta", "state": "up", "index": 103}
+            unknown = await client.post("/v1/servers/zeta/drain")
+            assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+            malformed = await client.post("/v1/servers/..x/undrain")
+            assert (malformed.status_code, malformed.json()["field"]) == (400, "server")
 
     run(scenario())
 

@@ -39,7 +39,12 @@ FEATURE: Body = {
     "starts": None,
     "expires": "2027-12-31",
     "status": "valid",
-    "borrowing": {"enabled": True, "pending": 0},
+    "borrowing": {
+        "enabled": True,
+        "pending": 0,
+        "open": [],
+        "sources": {"leader": 0, "free": 0, "down": 0, "others": 0},
+    },
     "servers": {"alpha": {"allocated": 24, "in_use": 4, "target": None, "threshold": 0.8}},
 }
 POOL: Body = {

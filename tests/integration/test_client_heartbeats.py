@@ -18,7 +18,7 @@ from licraft.client import (
     Client,
     Seat,
     SeatState,
-    keeper,
+    renewing,
 )
 
 # Heartbeats and fail-over
@@ -37,11 +37,11 @@ def test_one_heartbeat_renews_everything(pool: FakePool, clock: ManualClock) -> 
 
 def test_many_tokens_go_in_several_requests(pool: FakePool, clock: ManualClock) -> None:
     with Client(pool.urls, clock=clock) as client:
-        seats = [client.checkout("cad") for _ in range(keeper.BATCH_TOKENS + 1)]
+        seats = [client.checkout("cad") for _ in range(renewing.BATCH_TOKENS + 1)]
         clock.advance(20)
         eventually(lambda: all(seat.remaining == 60 for seat in seats))
         sizes = sorted(len(beat["tokens"]) for beat in pool.members[0].calls(BEAT))
-        assert sizes == [1, keeper.BATCH_TOKENS]
+        assert sizes == [1, renewing.BATCH_TOKENS]
 
 
 def test_a_failed_server_is_left_for_the_next_at_once(pool: FakePool, clock: ManualClock) -> None:

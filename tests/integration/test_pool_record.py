@@ -97,8 +97,12 @@ def test_a_server_that_lost_its_record_recovers_before_it_grants(make_pool: Make
     assert 1 <= int(refused.headers["retry-after"]) <= pool.ttl_s + 1
     ready = pool.get(name, "/readyz")
     assert (ready.status, ready["state"]) == (503, "recovering")
-    # Heartbeats are accepted, and rebuild what it had forgotten.
-    assert pool.status_of(name, tokens[0]) == "renewed"
+    # Heartbeats are accepted, and rebuild what it had forgotten, from those who are still valid.
+    result = pool.heartbeat(name, tokens[0])["results"][0]
+    assert result["status"] == "confirm"
+    assert in_use(pool, name) == 0
+    confirmed = pool.heartbeat(name, tokens[0], confirm={result["id"]: result["down_index"]})
+    assert confirmed["results"][0]["status"] == "renewed"
     assert in_use(pool, name) == 1
     # The others grant meanwhile.
     assert pool.checkout(pool.names[0]).status == 201
