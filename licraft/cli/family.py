@@ -1,10 +1,10 @@
-"""A command and every process that it has started, however far down: ended together.
+"""What a command has started, however far down: all of it, to be ended together.
 
 May import the standard library only. When a seat is lost, a job script's program must end
 and not only the script. The command stays in our process group, as a terminal and a
 scheduler expect, so its family is found by who has started whom. On Linux we become the
 parent of those whose parent ends (prctl(2), PR_SET_CHILD_SUBREAPER), so that nobody is lost
-from sight by that; elsewhere the family is the command alone.
+from sight, not even a daemon; elsewhere the family is the command alone.
 """
 
 from __future__ import annotations
@@ -15,69 +15,85 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LINUX = sys.platform == "linux"
 
 
+class _Process(NamedTuple):
+    """A process; its number may be another's later, but not with the same start."""
+
+    pid: int
+    started: int
+
+
 class Family:
-    """The processes below `command`, a child of this one that has not been waited for.
+    """The processes that this one starts from now on, and all that those start."""
 
-    Whoever had left before, as a daemon does, is not of the family.
-    """
-
-    def __init__(self, command: int) -> None:
-        self._command = command
+    def __init__(self) -> None:
         if _LINUX:
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        own = {command, *_descendants(command)}
-        self._others = frozenset(_descendants(os.getpid())) - own
+        # A script may have started others before it became us: they are not the command's.
+        self._others = frozenset(_descendants(os.getpid(), frozenset()))
+        self._beyond: set[_Process] = set()
+        self._command: int | None = None
+
+    def add(self, command: int) -> None:
+        """A child of ours that leads the family."""
+        self._command = command
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all of them; who is started meanwhile is met by the next one."""
-        for pid in self._members():
+        for process in self._members():
             try:
-                os.kill(pid, number)
-            except (ProcessLookupError, PermissionError):
-                pass  # It has ended, or has become another user's: not ours to end.
+                os.kill(process.pid, number)
+            except ProcessLookupError:
+                pass  # it has ended
+            except PermissionError:
+                self._beyond.add(process)  # it has become another user's: not ours to end
 
-    def reap(self) -> tuple[int | None, bool]:
-        """Bury who has ended; the command's status if it is among them, and if any are left."""
-        status, left = None, False
-        for pid in self._members():
+    def bury(self) -> int | None:
+        """Take note of all who have ended; the status of the command if it is among them."""
+        status = None
+        while True:
             try:
-                ended, found = os.waitpid(pid, os.WNOHANG)
+                ended, found = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                left = left or Path(f"/proc/{pid}").exists()  # another one's child
-                continue
-            left = left or not ended
+                return status
+            if not ended:
+                return status
             if ended == self._command:
-                status = found
-        return status, left
+                status, self._command = found, None
 
-    def _members(self) -> list[int]:
-        if not _LINUX:
-            return [self._command]
-        return [pid for pid in _descendants(os.getpid()) if pid not in self._others]
+    def lives(self) -> bool:
+        """Whether anybody of it is left whom we can end."""
+        return any(process not in self._beyond for process in self._members())
+
+    def _members(self) -> list[_Process]:
+        if _LINUX:
+            return _descendants(os.getpid(), self._others)
+        return [] if self._command is None else [_Process(self._command, 0)]
 
 
-def _descendants(ancestor: int) -> list[int]:
-    """Every process below one, parents before their children."""
+def _descendants(ancestor: int, without: frozenset[_Process]) -> list[_Process]:
+    """Every process below one, parents before their children; none below some others."""
     if not _LINUX:
         return []
-    children: dict[int, list[int]] = {}
-    for pid, parent in _parents():
-        children.setdefault(parent, []).append(pid)
-    found: list[int] = []
+    children: dict[int, list[_Process]] = {}
+    for process, parent in _processes():
+        if process not in without:
+            children.setdefault(parent, []).append(process)
+    found: list[_Process] = []
     waiting = [ancestor]
     while waiting:
         below = children.get(waiting.pop(0), [])
         found += below
-        waiting += below
+        waiting += [process.pid for process in below]
     return found
 
 
-def _parents() -> Iterator[tuple[int, int]]:
+def _processes() -> Iterator[tuple[_Process, int]]:
     """Every process of the machine and its parent, by proc(5)."""
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
@@ -86,4 +102,5 @@ def _parents() -> Iterator[tuple[int, int]]:
             except OSError:
                 continue  # it has ended since
             # The name, in parentheses, may itself have parentheses and spaces.
-            yield int(entry.name), int(stat.rpartition(b")")[2].split()[1])
+            fields = stat.rpartition(b")")[2].split()
+            yield _Process(int(entry.name), int(fields[19])), int(fields[1])

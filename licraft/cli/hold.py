@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
@@ -29,19 +29,23 @@ DEFAULT_GRACE_S = 10.0
 LOOK_S = 1.0
 KILL_AGAIN_S = 0.2
 
-_PASSED = frozenset(
+_KEPT = frozenset(
     {
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGQUIT,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGWINCH,
+        # Nobody can catch them, they tell of children, or they stop us with our command.
+        *(signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD),
+        *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+        # They tell of a fault of the process that gets them.
+        *(signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT),
+        *(signal.SIGTRAP, signal.SIGSYS, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGPROF),
     }
 )
+_PASSED = frozenset(map(int, signal.valid_signals())) - _KEPT
 _FROM_TERMINAL = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
 _WATCHED = _PASSED | {signal.SIGCHLD}
+_ENDING = (
+    *(signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGALRM, signal.SIGXCPU),
+)
 
 _COUNT = click.option(
     "-n", "--count", type=click.IntRange(1), default=1, show_default=True, help="How many seats."
@@ -86,7 +90,8 @@ def checkout(pool: Pool, feature: str, count: int, wait: float, version: str | N
 
 
 def _announce(feature: str, wait: float) -> None:
-    if wait and sys.stderr.isatty():
+    errors: TextIO | None = sys.stderr  # None where it is closed
+    if wait and errors is not None and errors.isatty():
         say(f"waiting up to {wait:g} s for {feature}")
 
 
@@ -120,12 +125,16 @@ def _lost(seat: Seat) -> str:
 
 @contextmanager
 def _ending_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the program in order, as Ctrl-C does, so that seats are returned."""
+    """What ends a program ends this one in order, as Ctrl-C does, so that seats are returned.
+
+    What was ignored is ignored still: so nohup(1) has it, and a shell for its background.
+    """
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
-    before = {s: signal.signal(s, end) for s in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [s for s in _ENDING if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, end) for s in heeded}
     try:
         yield
     finally:
@@ -189,19 +198,19 @@ def exec_(
     licraft exec cad -n 2 --wait 600 --grace 30 -- make all
     """
     main_thread = threading.get_ident()
-    client = pool.client()
-    with _blocked():
-        client.start()  # its threads leave the signals to this one
-    with client, _ending_signals():
-        _announce(feature, wait)
-        seat = client.checkout(
-            feature,
-            count,
-            wait,
-            version,
-            on_lost=lambda _: signal.pthread_kill(main_thread, signal.SIGCHLD),
-        )
-        with seat, _blocked() as before:
+    # The client's threads leave the signals to this one, and none is acted on between the
+    # command's end and ours: its status is ours, and its seat is returned.
+    with _blocked() as before, pool.client() as client:
+        with _listening(before):
+            _announce(feature, wait)
+            seat = client.checkout(
+                feature,
+                count,
+                wait,
+                version,
+                on_lost=lambda _: signal.pthread_kill(main_thread, signal.SIGCHLD),
+            )
+        with seat:
             return _run(command, _environment(seat), seat, grace, before)
 
 
@@ -227,6 +236,17 @@ def _blocked() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _listening(mask: set[int]) -> Iterator[None]:
+    """While it is waited for seats, a signal ends this program."""
+    with _ending_signals():
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+
+
 def _run(
     command: Sequence[str],
     environment: Mapping[str, str],
@@ -235,6 +255,7 @@ def _run(
     mask: set[int],
 ) -> int:
     """Run `command` to its end, or end it when the seat is lost; returns the exit status."""
+    family = Family()
     try:
         child = os.posix_spawnp(
             command[0],
@@ -250,45 +271,42 @@ def _run(
         said = error.strerror if isinstance(error, OSError) else error
         say(f"{command[0]}: cannot be run: {said}")
         return NOT_EXECUTABLE
-    lost, status = _supervise(child, seat, grace_s, time.monotonic)
-    if lost:
+    family.add(child)
+    status = _supervise(child, family, seat)
+    if status is None:
+        say(f"{_lost(seat)}; ending the command")
+        _end(family, grace_s, time.monotonic)
         return DENIED
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
 
-def _supervise(
-    child: int, seat: Seat, grace_s: float, clock: Callable[[], float]
-) -> tuple[bool, int]:
-    """Pass signals on until `child` ends; whether the seat was lost before, and its status.
+def _supervise(child: int, family: Family, seat: Seat) -> int | None:
+    """Pass signals on until `child` ends; its status, or None if the seat was lost before.
 
-    All in one thread, which also reaps the child: no signal can reach a process
+    All in one thread, which also buries the child: no signal can reach a process
     that has taken over its number.
     """
     while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return False, status
+        status = family.bury()
+        if status is not None:
+            return status
         if not seat.valid:
-            say(f"{_lost(seat)}; ending the command")
-            return True, _end(child, grace_s, clock)
+            return None
         info = signal.sigtimedwait(_WATCHED, min(seat.remaining, LOOK_S))
         if info is not None and info.si_signo in _PASSED and not _from_terminal(info):
             os.kill(child, info.si_signo)
 
 
-def _end(child: int, grace_s: float, clock: Callable[[], float]) -> int:
-    """End `child` and all that it has started; its status, once nobody is left."""
-    family = Family(child)
+def _end(family: Family, grace_s: float, clock: Callable[[], float]) -> None:
+    """End a family, and return when nobody of it is left."""
     family.signal(signal.SIGTERM)
     family.signal(signal.SIGCONT)
     kill_at, killed = clock() + grace_s, False
-    status: int | None = None
     while True:
-        ended, left = family.reap()
-        status = ended if status is None else status
-        if status is not None and not left:
-            return status
+        family.bury()
+        if not family.lives():
+            return
         if clock() >= kill_at:
             if not killed:
                 say(f"the command did not end within {grace_s:g} s; killing it")
@@ -301,6 +319,7 @@ def _from_terminal(info: signal.struct_siginfo) -> bool:
     """Whether the kernel sent a signal for a key or a resize: then the command got it as well.
 
     Codes above 0 are the kernel's, others another process's (sigaction(2)). The
-    command is in our process group, so a terminal reaches it without us.
+    command is in our process group, so a terminal reaches it without us. A process that
+    signals the whole group reaches it twice: whom it meant is not told.
     """
     return info.si_signo in _FROM_TERMINAL and info.si_code > 0
