@@ -7,8 +7,9 @@ id of its own, so that what one of them has granted unheard is not mistaken for
 another's; once a seat was got elsewhere it is asked for and given back. Where that
 cannot be, nobody renews it, and it ends after its `ttl`.
 
-How often it asks: three servers that take the request at first, then one at a time, at
-least 0.4 s apart and then longer and longer, up to 2.6 s.
+How often it asks: each server once, then one at a time, 0.4 to 0.6 s later and then
+longer and longer, up to 2.6 to 4.4 s, or about when they say. While it waits in a server's
+queue it asks every 20 s whether that is still alive.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ import msgspec
 
 from licraft.client.answers import Elsewhere, unavailable, understand
 from licraft.client.clock import Clock
-from licraft.client.contact import Contact
+from licraft.client.contact import Contact, any_within
 from licraft.client.keeper import Keeper
-from licraft.client.pace import servers_of_try
-from licraft.client.routes import Routes
+from licraft.client.routes import MAX_SERVERS, SUSPECT_S, Routes
 from licraft.client.seats import MAX_TTL_S, Hold
 from licraft.client.transport import Answer, Gate, NoAnswer, Transport
 from licraft.errors import InvalidRequest, LicraftError
@@ -42,6 +42,7 @@ from licraft.wire import (
 
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 3.5
+WATCH_S = 20.0
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ class Granter:
         hold: Hold | None = None
         try:
             tries, pause_s = 0, FIRST_PAUSE_S
-            while (hold := await self._try(wish, servers_of_try(tries))) is None:
+            while (hold := await self._try(wish, 1 if tries else 2 * MAX_SERVERS)) is None:
                 said = wish.refusals.values()
                 after_s = min((r.retry_after_s for r in said if r.retry_after_s), default=0.0)
                 delay_s = max(pause_s, min(after_s, MAX_PAUSE_S)) * random.uniform(0.75, 1.25)
@@ -116,7 +117,9 @@ class Granter:
 
     async def _try(self, wish: _Wish, servers: int) -> Hold | None:
         """Ask that many servers, besides those that are not there."""
-        walk = self._routes.walk(self._clock)
+        # For as long as it waits, so that each server has its turn.
+        suspect_s = SUSPECT_S + wish.request.wait
+        walk = self._routes.walk(self._clock, suspect_s=suspect_s)
         for _ in range(servers):
             hold = await self._ask_next(wish, walk)
             if hold is not None:
@@ -176,8 +179,25 @@ class Granter:
         return Hold(granted, url, sent_at, self._clock)
 
     async def _post(self, url: str, wish: _Wish, gate: Gate) -> Answer | NoAnswer:
+        """Ask one server, for as long as it lives: its queue is not waited in for nothing."""
         left_s = max(0.0, wish.deadline_s - asyncio.get_running_loop().time())
-        return await self._send(url, wish.at(url), min(left_s, wish.request.wait), gate)
+        wait_s = min(left_s, wish.request.wait)
+        asking = asyncio.create_task(self._send(url, wish.at(url), wait_s, gate))
+        try:
+            while not await any_within([asking], WATCH_S):
+                if wait_s > WATCH_S and not await self._lives(url):
+                    return NoAnswer(url, 0.0, "ceased to answer meanwhile", may_have_arrived=True)
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def _lives(self, url: str) -> bool:
+        """Whether a server answers anything."""
+        answer = await self._transport.ask(
+            "GET", url, "/healthz", read_timeout_s=self._read_timeout_s, repeat=True
+        )
+        return isinstance(answer, Answer)
 
     async def _send(
         self, url: str, named: CheckoutRequest, wait_s: float, gate: Gate

@@ -22,7 +22,7 @@ import msgspec
 
 from licraft.client.answers import Elsewhere
 from licraft.client.clock import Clock
-from licraft.client.contact import Contact, Send
+from licraft.client.contact import Contact, Send, any_within
 from licraft.client.pace import (
     FIRST_HEARTBEAT_EARLY,
     FIRST_RETRY_S,
@@ -46,6 +46,7 @@ BATCH_TOKENS = 500
 BATCH_BYTES = 128 * 1024
 LEAST_WAIT_S = 0.25
 OVERLOADED = "overloaded"
+HELPED = ("renewed", "adopted", "converted")
 
 
 @dataclass(slots=True, eq=False)
@@ -194,8 +195,7 @@ class Renewer:
             asking.append(asyncio.create_task(self._ask(this, _Question(valid), home)))
         while this.waiting and (left := [task for task in asking if not task.done()]):
             wait_s = max(0.0, until_s - self._clock())
-            done, _ = await asyncio.wait(left, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
+            if not await any_within(left, wait_s):
                 return
 
     async def _listen(self, this: _Try, asking: list[asyncio.Task[_Said]], gate: Gate) -> None:
@@ -208,8 +208,8 @@ class Renewer:
                 wait_s = wait_s or self._wait(this, gate.owner)
                 left_s = max(0.0, wait_s - gate.since_entered())
             news = [task for task in news if not task.done()]
-            done, _ = await asyncio.wait(news, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            if not done and wait_s is not None and gate.owner is not None:
+            in_time = await any_within(news, left_s)
+            if not in_time and wait_s is not None and gate.owner is not None:
                 self._late(this, wait_s)
                 self._routes.failed(gate.owner, self._clock())
                 return
@@ -217,8 +217,7 @@ class Renewer:
     async def _wait_for_late(self, this: _Try, asking: list[asyncio.Task[_Said]]) -> None:
         """Give the servers that are late the time that a further one would have had."""
         wait_s = self._patience.elsewhere(this.ttl_s, this.remaining_s())
-        await asyncio.wait(asking, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-        if this.waiting:
+        if not await any_within(asking, wait_s):
             self._late(this, wait_s)
 
     def _late(self, this: _Try, waited_s: float) -> None:
@@ -301,14 +300,15 @@ class Renewer:
         confirm: dict[Renewal, int] = {}
         asked = zip(question.batch, question.tokens, answer.results, strict=True)
         for renewal, token, result in asked:
-            if renewal not in this.waiting or renewal.hold.token != token:
+            helps = result.status in HELPED
+            if renewal.hold.token != token or not (helps or renewal in this.waiting):
                 continue  # another server was sooner
             if result.status == "confirm" and result.down_index is not None:
                 confirm[renewal] = result.down_index
-            else:
-                del this.waiting[renewal]
-                if self._settle(renewal, url, outcome.sent_at, result):
-                    this.pended[renewal] = None
+                continue
+            this.waiting.pop(renewal, None)
+            if self._settle(renewal, url, outcome.sent_at, result):
+                this.pended[renewal] = None
         return confirm
 
     def _settle(self, renewal: Renewal, url: str, sent_at: float, result: HeartbeatResult) -> bool:
@@ -318,7 +318,7 @@ class Renewer:
             self._postpone(renewal)  # another seat's result: it says nothing about this one
             return False
         match result.status:
-            case "renewed" | "adopted" | "converted":
+            case status if status in HELPED:
                 self._renewed(renewal, url, sent_at, result)
             case "lost":
                 hold.lost(result.code or "lost")

@@ -32,6 +32,7 @@ from licraft.client import (
     Seat,
     SeatState,
     boottime,
+    grants,
 )
 from licraft.client.wires import Wires
 from licraft.wire import MAX_TOKENS
@@ -288,6 +289,30 @@ def test_a_checkout_without_an_answer_goes_elsewhere_and_is_disowned(pool: FakeP
         eventually(lambda: len(alpha.calls(GRANT)) == 2 and not alpha.granted)
         assert alpha.calls(CHECKIN)
         assert not beta.calls(CHECKIN)
+
+
+def test_a_queue_is_left_when_its_server_lives_no_more(
+    pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had taken the request, and may keep it for as long as it was told to wait."""
+    monkeypatch.setattr(grants, "WATCH_S", 0.2)
+    alpha = pool.members[0]
+    for path in (GRANT, "/healthz"):
+        alpha.always[path] = Hang()
+    with Client(pool.urls, read_timeout_s=0.5) as client, client.checkout("cad", wait=60) as seat:
+        assert seat.server == "beta"
+
+
+def test_a_queue_is_not_left_while_its_server_lives(
+    pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grants, "WATCH_S", 0.2)
+    alpha = pool.members[0]
+    alpha.plan(GRANT, Reply(201, alpha.authorization, after_s=1.0))
+    with Client(pool.urls, read_timeout_s=0.5) as client, client.checkout("cad", wait=60) as seat:
+        assert seat.server == "alpha"
+    assert len(alpha.calls(GRANT)) == 1
+    assert alpha.calls("/healthz")
 
 
 # Suspended machines

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
-from licraft.client.contact import HEDGE_S, Contact, Reached
+from licraft.client.contact import HEDGE_S, Contact, Reached, any_within
 from licraft.client.routes import Routes
 from licraft.client.transport import Answer, Gate, NoAnswer, Transport
 from licraft.testing import run_virtual
@@ -140,3 +142,51 @@ def test_who_gives_up_knows_who_may_have_got_it() -> None:
         run_virtual(run())
     assert gate[0].owner == B
     assert sorted(servers.cancelled) == [A, B]
+
+
+class Busy:
+    """Keeps the event loop from doing anything else for a while."""
+
+    def __init__(self, for_s: float) -> None:
+        self.for_s = for_s
+
+    def __call__(self) -> None:
+        time.sleep(self.for_s)
+
+
+async def passed_up(reader: asyncio.StreamReader, layers: int) -> bytes:
+    """Read a byte, and bring it up through tasks that wait for each other."""
+    if not layers:
+        return await reader.read(1)
+    return await asyncio.create_task(passed_up(reader, layers - 1))
+
+
+def test_a_program_that_was_busy_itself_does_not_blame_the_server() -> None:
+    """The answer had come before the time was over, and could not be read."""
+
+    async def run() -> bool:
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection(*server.getsockname())
+        other, _ = server.accept()
+        reading = asyncio.create_task(passed_up(reader, 5))
+        await asyncio.sleep(0.05)
+        other.sendall(b"x")
+        loop.call_soon(Busy(0.3))
+        try:
+            return await any_within([reading], 0.1)
+        finally:
+            writer.close()
+            other.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert asyncio.run(run())
+
+
+def test_a_time_that_is_over_is_over() -> None:
+    async def run() -> float:
+        loop = asyncio.get_running_loop()
+        never: asyncio.Future[None] = loop.create_future()
+        assert not await any_within([never], 0.5)
+        return loop.time()
+
+    assert run_virtual(run()) == 0.5

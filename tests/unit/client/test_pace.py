@@ -41,6 +41,15 @@ def test_retries_begin_soon_and_are_never_closer_than_stated(
         assert delay >= min(ttl_s / 15, 4.0)
 
 
+@given(st.integers(1, 100), TTLS)
+def test_retries_are_spread_over_as_much_time_as_the_shortest_takes(
+    failures: int, ttl_s: float
+) -> None:
+    earliest, latest = retry_delay(failures, ttl_s, 0.0), retry_delay(failures, ttl_s, 1.0)
+    assert latest - earliest >= 0.95 * earliest
+    assert pending_delay(1.0, 60.0, 1.0) - pending_delay(1.0, 60.0, 0.0) >= 0.5
+
+
 def test_retries_back_off() -> None:
     delays = [retry_delay(failures, 60.0, 0.5) for failures in range(1, 9)]
     assert delays == sorted(delays)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
+import msgspec
 import pytest
 from client_world import Server, World, play
 
+from licraft.client.renewing import Renewal, Renewer, _Question, _Try
+from licraft.client.routes import Routes
 from licraft.client.seats import Hold
 from licraft.client.tenure import SeatState
-from licraft.wire import HeartbeatAnswer, HeartbeatResult, Problem
+from licraft.client.transport import Answer, Transport
+from licraft.testing import run_virtual
+from licraft.wire import Authorization, HeartbeatAnswer, HeartbeatResult, Problem, ServerList
 
 TTL_S = 60.0
 
@@ -136,21 +142,45 @@ def test_who_is_late_is_listened_to_and_nobody_else_is_troubled() -> None:
     play(course)
 
 
-def test_of_two_answers_the_later_one_does_not_count() -> None:
-    """The first server confirms at last what the second one has taken over."""
+@pytest.mark.parametrize("first", ["home", "elsewhere"])
+def test_of_two_answers_the_one_that_moved_the_seat_counts(first: str) -> None:
+    """Its server confirms late what another one takes over: whichever is heard first."""
 
-    async def course(world: World) -> None:
-        (hold,) = world.client(world.alpha)
-        await asyncio.sleep(due_in(world, hold) - 0.01)
-        world.alpha.stall(3.0)
-        world.alpha.stalled_until_s = 0.0  # its seats can be had, its answers cannot
-        await until(world, lambda: hold.server == "beta", 2.0)
-        token = hold.token
-        await asyncio.sleep(5.0)
-        assert (hold.server, hold.token) == ("beta", token)
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        routes = Routes(["http://alpha:7700", "http://beta:7700"])
+        renewer = Renewer(
+            cast(Transport, None),
+            routes,
+            loop.time,
+            client_id="",
+            chance=lambda: 0.5,
+            give_back=lambda tokens, url: None,
+        )
+        granted = Authorization(
+            "0", "0|alpha", "cad", 1, "alpha", TTL_S, 20.0, "", ServerList(1, [])
+        )
+        hold = Hold(granted, "http://alpha:7700", loop.time(), loop.time)
+        renewal = Renewal(hold, 0.0)
+        this = _Try(hold.url, iter(()), {renewal: None}, TTL_S)
+        question = _Question([renewal])
+        await asyncio.sleep(1.0)
+        at_home = (1.0, "alpha", HeartbeatResult("0", "renewed", TTL_S))
+        moved = (2.0, "beta", HeartbeatResult("0", "adopted", TTL_S, "0|beta", "beta"))
+        await asyncio.sleep(2.0)
+        for sent_s, server, result in (at_home, moved) if first == "home" else (moved, at_home):
+            body = msgspec.json.encode(HeartbeatAnswer([result]))
+            renewer._hear(this, question, Answer(f"http://{server}:7700", sent_s, 200, body))
+        assert (hold.server, hold.token, hold.url) == ("beta", "0|beta", "http://beta:7700")
+        assert hold.tenure().sent_at == 2.0
+        assert not this.waiting
+        # And what is told to the one who was too late is of no interest.
+        late = HeartbeatAnswer([HeartbeatResult("0", "lost", code="no_seats")])
+        body = msgspec.json.encode(late)
+        renewer._hear(this, question, Answer("http://alpha:7700", 1.0, 200, body))
         assert hold.tenure().state is SeatState.HELD
 
-    play(course)
+    run_virtual(run())
 
 
 def test_each_seat_of_a_call_has_its_own_fate() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from licraft.client.clock import boottime
 from licraft.client.tenure import EXPIRED, SeatState, Tenure
 
 START = Tenure(sent_at=100.0, ttl_s=60.0)
@@ -63,6 +67,14 @@ def test_the_ends_are_final() -> None:
 
 def test_what_has_expired_cannot_be_returned() -> None:
     assert START.returned(160.0).state is SeatState.LOST
+
+
+def test_the_clock_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CLOCK_BOOTTIME where there is one; the monotonic clock stands still meanwhile."""
+    slept = {getattr(time, "CLOCK_BOOTTIME", -1): 4711.0, time.CLOCK_MONOTONIC: 11.0}
+    monkeypatch.setattr(time, "clock_gettime", slept.get)
+    monkeypatch.setattr(time, "monotonic", lambda: 11.0)
+    assert boottime() == (4711.0 if hasattr(time, "CLOCK_BOOTTIME") else 11.0)
 
 
 STEPS = st.lists(
