@@ -65,7 +65,7 @@ class Failover:
             return HeartbeatResult(fields.id, "lost", code=Code.REMOVED)
         if self._grants.record.leaves(fields.id):
             return _pending(fields.id)
-        if self._standing.recovering_s():
+        if self._standing.recovering_s() and not self._grants.has_gone(fields.id):
             return self._recovered(fields, token, confirm)
         holder = self._holder(fields)
         if holder is not None and holder.acts:
@@ -83,15 +83,19 @@ class Failover:
         self._grants.renew(known)
         return self._converted(known)
 
-    def _holder(self, fields: TokenFields) -> ServerState | None:
-        """The other server that has an authorization: its issuer, or who has had it since."""
-        servers = self._grants.state.servers
-        holder = servers.get(fields.server)
+    def _whereabouts(self, fields: TokenFields) -> str:
+        """The server that has an authorization: its issuer, or who has had it since."""
+        servers, at = self._grants.state.servers, fields.server
         for _ in servers:
-            if holder is None or fields.id not in holder.gone:
+            if at not in servers or fields.id not in servers[at].gone:
                 break
-            holder = servers.get(holder.gone[fields.id][0])
-        return None if holder is None or holder.name == self._server else holder
+            at, _index = servers[at].gone[fields.id]
+        return at
+
+    def _holder(self, fields: TokenFields) -> ServerState | None:
+        """The other server that has an authorization; None if it is this one, or gone."""
+        at = self._whereabouts(fields)
+        return None if at == self._server else self._grants.state.servers.get(at)
 
     def _claim(
         self, fields: TokenFields, holder: str
@@ -147,27 +151,29 @@ class Failover:
     def _recovered(
         self, fields: TokenFields, token: str, confirm: Mapping[str, int]
     ) -> HeartbeatResult:
-        """While recovering, the tokens of an earlier incarnation rebuild its record.
+        """While recovering, tokens rebuild the record: what was granted here, or had come here.
 
         In two steps, as an adoption: whoever was still valid when it heard of this recovery
         had not expired before it, so that its seats were not given to anybody else.
         """
-        me = self._grants.state.servers[self._server]
         desk = self._grants.desk(fields.feature)
-        if fields.server != self._server or fields.count > self._grants.returnable(desk):
-            return _pending(fields.id)
-        if fields.id in me.gone:
+        here = self._whereabouts(fields) == self._server
+        if not here or fields.count > self._grants.returnable(desk):
             return _pending(fields.id)
         # Below zero, so that it is the log index of no down.
         recovery = -self._grants.incarnation
         if confirm.get(fields.id) != recovery:
             return HeartbeatResult(fields.id, "confirm", down_index=recovery)
+        if fields.server != self._server:  # It came here, and its client did not hear of that.
+            return self._converted(
+                self._grants.grant(fields.feature, fields.id, fields.count, fields.client)
+            )
         known = self._grants.readmit(fields.feature, fields.id, fields.count, fields.client, token)
         return HeartbeatResult(known.id, "renewed", self._grants.state.ttl_s)
 
     def _convert(self, fields: TokenFields) -> HeartbeatResult | Awaitable[HeartbeatResult]:
         """Make a request of a heartbeat (R9): the seats come from here, not from its issuer."""
-        if self._grants.has_gone(fields.id):
+        if self._grants.has_gone(fields.id) or self._standing.recovering_s():
             return _pending(fields.id)
         pool = self._grants.state.table.features.get(fields.feature)
         if pool is None:

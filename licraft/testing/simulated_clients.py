@@ -217,7 +217,8 @@ class Habits:
     tallies: Counter[str] = field(default_factory=Counter)
 
     def behave(self) -> None:
-        """Be as the client module is from now on: awake, and asking again soon."""
+        """Be as the client module is from now on: awake, early, and asking again soon."""
+        self.heartbeat_part = min(self.heartbeat_part, 1 / 3)
         self.naps = 0.0
         self.patient = False
 
@@ -319,7 +320,7 @@ class Client:
         """Renew what is held until enough of it, then give it back, or go without a word."""
         rng, habits, ttl_s = self._random, self.habits, self._network.pool.ttl_s
         leave_s = self._now() + rng.expovariate(1.0 / habits.stay_s)
-        usual_s = pause_s = ttl_s * habits.heartbeat_part
+        pause_s = ttl_s * habits.heartbeat_part
         while self._now() < leave_s and not self.stopping:
             holds = [hold for hold in holds if self._keeps(hold)]
             if not holds:
@@ -334,7 +335,9 @@ class Client:
             for hold in holds:
                 hold.due_s = float("inf")
             asking = [hold for hold in holds if hold.relied_on or habits.revives]
-            pause_s = min(usual_s, await self._renew(asking) or usual_s) if asking else usual_s
+            pause_s = ttl_s * habits.heartbeat_part
+            if asking:
+                pause_s = min(pause_s, await self._renew(asking) or pause_s)
         for hold in holds:
             hold.wanted = False
         returned = [hold for hold in holds if not hold.tenure.ended and rng.random() < 0.8]

@@ -264,6 +264,48 @@ def test_a_server_that_returns_does_not_have_what_was_adopted(how: str) -> None:
     run_virtual(program())
 
 
+def test_what_came_to_a_server_unheard_is_rebuilt_there_after_its_record_was_lost() -> None:
+    """Whoever knows its old token only is as good a witness as those it granted itself."""
+
+    async def program() -> None:
+        async with a_pool() as pool:
+            tokens = await fill(pool)
+            pool.crash("beta")
+            await down(pool, "beta")
+            assert (await confirmed(pool, "gamma", tokens["beta"])).status == "adopted"
+            pool.crash("gamma")
+            pool.start("gamma", reboot=True)
+            await pool.until(lambda: pool.server("gamma").status() == "recovering")
+            assert (await beat(pool, "gamma", tokens["beta"])).status == "confirm"
+            assert in_use(pool, "gamma") == 0
+            kept = await confirmed(pool, "gamma", tokens["beta"])
+            assert (kept.status, kept.server) == ("converted", "gamma")
+            assert kept.token is not None
+            assert (await beat(pool, "gamma", kept.token)).status == "renewed"
+            assert in_use(pool, "gamma") == 2
+            assert (await keep(pool, "gamma", tokens["gamma"])).status == "renewed"
+            await seats_are(pool, {"alpha": 2, "gamma": 4})
+
+    run_virtual(program())
+
+
+def test_what_has_left_a_server_that_recovers_is_had_from_where_it_is() -> None:
+    """It came back for a while, and its client knows the token of then only."""
+
+    async def program() -> None:
+        async with a_pool() as pool:
+            tokens = await fill(pool)
+            assert (await beat(pool, "alpha", tokens["gamma"])).status == "adopted"
+            pool.crash("gamma")
+            pool.start("gamma", reboot=True)
+            await pool.until(lambda: pool.server("gamma").status() == "recovering")
+            assert (await beat(pool, "gamma", tokens["gamma"])).status == "adopted"
+            assert in_use(pool, "gamma") == 2
+            await seats_are(pool, {"alpha": 2, "beta": 2, "gamma": 2})
+
+    run_virtual(program())
+
+
 def test_two_servers_asked_at_once_adopt_it_once() -> None:
     async def program() -> None:
         async with a_pool() as pool:
