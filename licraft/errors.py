@@ -21,6 +21,7 @@ error is one of the exceptions below; a broken invariant stops the process.
         |   |-- UnknownFeature
         |   |-- NotLicensed
         |   `-- LimitReached
+        |-- NotProved          a server granted a seat and proved no licensed pool: given back
         |-- NotAuthorized      the token is missing or wrong (exit status 5)
         |-- InvalidRequest     the request was malformed (exit status 2)
         |-- PoolUnavailable    no server could answer (exit status 3)
@@ -109,6 +110,10 @@ class NotLicensed(Denied):
 
 class LimitReached(Denied):
     """A limit or an exclusion of the pool's policy forbids the request."""
+
+
+class NotProved(ClientError):
+    """A server granted a seat and did not prove that its pool is licensed; it was given back."""
 
 
 class NotAuthorized(ClientError):

@@ -9,22 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 MAX_SEATS = 1_000_000
+MAX_NAMED = 64
+"""More servers than any pool has: those that left may still be named."""
+_MAX_NAME = 64
+_MAX_DIGITS = 20
 
 
 def parse_distribution(text: str) -> tuple[tuple[str, int], ...]:
     """Seats by server from "alpha:40^beta:30"; raises ValueError saying what is wrong."""
-    pairs: list[tuple[str, int]] = []
+    pairs: dict[str, int] = {}
+    if text.count("^") >= MAX_NAMED:
+        raise ValueError(f"{text.count('^') + 1} servers are named; at most {MAX_NAMED} can be")
     for part in text.split("^"):
         name, colon, number = part.rpartition(":")
         server, seats = name.strip(), number.strip()
         if not colon or not server:
-            raise ValueError(f"{part.strip()!r} is not SERVER:SEATS, as in alpha:40^beta:30")
-        if not (seats.isascii() and seats.isdigit()) or int(seats) > MAX_SEATS:
-            raise ValueError(f"{seats!r} seats for {server}: expected 0 to {MAX_SEATS}")
-        if server in dict(pairs):
+            raise ValueError(f"{_short(part.strip())} is not SERVER:SEATS, as in alpha:40^beta:30")
+        if len(server) > _MAX_NAME:
+            raise ValueError(
+                f"{_short(server)} is no server: a name has at most {_MAX_NAME} letters"
+            )
+        digits = seats.isascii() and seats.isdigit() and len(seats) <= _MAX_DIGITS
+        if not digits or int(seats) > MAX_SEATS:
+            raise ValueError(f"{_short(seats)} seats for {server}: expected 0 to {MAX_SEATS}")
+        if server in pairs:
             raise ValueError(f"server {server} is named twice")
-        pairs.append((server, int(seats)))
-    return tuple(pairs)
+        pairs[server] = int(seats)
+    return tuple(pairs.items())
 
 
 def format_distribution(pairs: Iterable[tuple[str, int]]) -> str:
@@ -58,3 +69,8 @@ def deploy(
         given[server] = min(seats, lacking)
         seats -= given[server]
     return given, seats
+
+
+def _short(text: str) -> str:
+    """Somebody's text in quotes, not longer than a line of an error message can show."""
+    return repr(text if len(text) <= _MAX_NAME else f"{text[:_MAX_NAME]}...")

@@ -23,9 +23,12 @@ PRIVATE_NAME = "vendor.key"
 PUBLIC_NAME = "vendor.pub"
 MAX_KEY_FILE_BYTES = 16 * 1024
 SIGNATURE_BYTES = 64
+MIN_PASSPHRASE_CHARS = 8
+MAX_PASSPHRASE_CHARS = 1024
 
+_LOCKED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _PRIVATE_NOTE = """\
-licraft vendor key {fingerprint}: PRIVATE.
+licraft vendor key {fingerprint}: PRIVATE{locked}.
 Whoever has this file can make licenses. Keep it with the vendor, backed up, on
 no license server.
 """
@@ -68,34 +71,51 @@ def generate() -> VendorPrivateKey:
     return _private(Ed25519PrivateKey.generate())
 
 
-def write_keys(directory: Path) -> VendorPrivateKey:
+def write_keys(directory: Path, passphrase: str | None = None) -> VendorPrivateKey:
     """Make a key pair and write `vendor.key` (mode 0600) and `vendor.pub` into `directory`.
 
-    Creates the directory; raises LicenseError, with nothing written, when either
-    file exists, since codes of a lost key can never be extended.
+    Creates the directory. With a `passphrase` the private key is of no use without it.
+    Raises LicenseError, with nothing written, when either file exists, since codes of a
+    lost key can never be extended.
     """
-    private_path, public_path = directory / PRIVATE_NAME, directory / PUBLIC_NAME
     key = generate()
+    texts = {
+        directory / PRIVATE_NAME: (private_text(key, passphrase), 0o600),
+        directory / PUBLIC_NAME: (public_text(key.public), 0o644),
+    }
+    made: list[Path] = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for path in (private_path, public_path):
+        for path in texts:
             if path.exists():
                 raise LicenseError(f"{path} exists and is not replaced; choose another directory")
-        _write_new(private_path, private_text(key), 0o600)
-        _write_new(public_path, public_text(key.public), 0o644)
+        for path, (text, mode) in texts.items():
+            _write_new(path, text, mode)
+            made.append(path)
     except OSError as fault:
+        # Half a pair would be in the way of the next attempt.
+        for path in made:
+            path.unlink(missing_ok=True)
         raise LicenseError(f"cannot write keys into {directory}: {fault.strerror}") from fault
     return key
 
 
-def private_text(key: VendorPrivateKey) -> str:
-    """The text of `vendor.key`."""
+def private_text(key: VendorPrivateKey, passphrase: str | None = None) -> str:
+    """The text of `vendor.key`; with a passphrase encrypted PKCS #8 (PBES2, AES-256)."""
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        if not MIN_PASSPHRASE_CHARS <= len(passphrase) <= MAX_PASSPHRASE_CHARS:
+            raise LicenseError(
+                f"the passphrase has {len(passphrase)} characters; expected"
+                f" {MIN_PASSPHRASE_CHARS} to {MAX_PASSPHRASE_CHARS}"
+            )
+        encryption = serialization.BestAvailableEncryption(_passphrase_bytes(passphrase))
     pem = key.key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
-    return _PRIVATE_NOTE.format(fingerprint=key.public.fingerprint) + pem.decode("ascii")
+    locked = "" if passphrase is None else ", locked with a passphrase"
+    note = _PRIVATE_NOTE.format(fingerprint=key.public.fingerprint, locked=locked)
+    return note + pem.decode("ascii")
 
 
 def public_text(key: VendorPublicKey) -> str:
@@ -106,21 +126,31 @@ def public_text(key: VendorPublicKey) -> str:
     return _PUBLIC_NOTE.format(fingerprint=key.fingerprint) + pem.decode("ascii")
 
 
-def load_private_key(path: Path) -> VendorPrivateKey:
-    """The vendor's private key from `path`; LicenseError says what the file is instead."""
-    text = _read(path)
-    if b"PRIVATE KEY-----" not in text:
-        if b"PUBLIC KEY-----" in text:
-            raise LicenseError(
-                f"{path} is a public key; codes are made with the private one ({PRIVATE_NAME})"
-            )
-        raise LicenseError(f"{path} is not a vendor key; `licraft vendor keygen` makes one")
+def is_locked(path: Path) -> bool:
+    """Whether the private key in `path` needs a passphrase; LicenseError if it is none."""
+    return _LOCKED in _private_pem(path)
+
+
+def load_private_key(path: Path, passphrase: str | None = None) -> VendorPrivateKey:
+    """The vendor's private key from `path`; LicenseError says what the file is instead.
+
+    `passphrase` is needed by a key that is locked with one, and ignored by others.
+    """
+    text = _private_pem(path)
+    password = None
+    if _LOCKED in text:
+        if not passphrase:
+            raise LicenseError(f"{path} is locked with a passphrase, and none was given")
+        password = _passphrase_bytes(passphrase)
     try:
-        key = serialization.load_pem_private_key(text, password=None)
-    except TypeError:
-        raise LicenseError(f"{path} is locked with a password; give the unlocked key") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise LicenseError(f"{path} is damaged: its private key cannot be read") from None
+        key = serialization.load_pem_private_key(text, password)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if password is None:
+            raise LicenseError(f"{path} is damaged: its private key cannot be read") from None
+        # A wrong passphrase and damage below it look the same: noise either way.
+        raise LicenseError(
+            f"{path} cannot be unlocked: the passphrase is wrong, or the file is damaged"
+        ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise LicenseError(f"{path} is not an Ed25519 key; `licraft vendor keygen` makes one")
     return _private(key)
@@ -164,6 +194,22 @@ def load_trusted_keys(
     return tuple(present.values()), tuple(missing)
 
 
+def _private_pem(path: Path) -> bytes:
+    text = _read(path)
+    if b"PRIVATE KEY-----" in text:
+        return text
+    if b"PUBLIC KEY-----" in text:
+        raise LicenseError(
+            f"{path} is a public key; codes are made with the private one ({PRIVATE_NAME})"
+        )
+    raise LicenseError(f"{path} is not a vendor key; `licraft vendor keygen` makes one")
+
+
+def _passphrase_bytes(passphrase: str) -> bytes:
+    # Bytes that were no UTF-8 in the environment or in a file come as lone surrogates.
+    return passphrase.encode("utf-8", "surrogateescape")
+
+
 def _private(key: Ed25519PrivateKey) -> VendorPrivateKey:
     return VendorPrivateKey(public=_public(key.public_key()), key=key)
 
@@ -185,7 +231,14 @@ def _read(path: Path) -> bytes:
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
+    """Write a file that does not exist yet, whole and on disk, or leave none behind."""
     # The mode is given at creation: a moment of a readable private key would be one too many.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise

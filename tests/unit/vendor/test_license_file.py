@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from licraft.core.license import LicenseCode
 from licraft.errors import LicenseError
+from licraft.vendor import license_file
 from licraft.vendor.codes import make_code, read_code
 from licraft.vendor.keys import generate
 from licraft.vendor.license_file import (
     MAX_CODES,
+    decode_license_file,
     parse_license_file,
     read_license_file,
     write_license_file,
@@ -55,6 +59,28 @@ def test_what_is_written_is_what_is_read(
     text = write_license_file(pool, sequence, codes)
     file = read_license_file(text, KEYS, pool or "any")
     assert (file.pool, file.sequence, file.codes, file.text) == (pool, sequence, codes, text)
+
+
+@given(
+    st.none() | st.text(st.characters(min_codepoint=0x20, max_codepoint=0x17F), max_size=64),
+    st.lists(terms, min_size=1, max_size=3),
+)
+@example("\U0001f600", [(None, 0.5)])
+def test_with_or_without_libyaml_the_same_bytes_are_written(
+    pool: str | None, entries: list[tuple[tuple[tuple[str, int], ...] | None, float]]
+) -> None:
+    codes = tuple(replace(CAD, distribution=d, threshold=t) for d, t in entries)
+    written = write_license_file(pool, 7, codes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(license_file, "_Dumper", yaml.SafeDumper)
+        assert write_license_file(pool, 7, codes) == written
+
+
+@pytest.mark.skipif(not hasattr(yaml, "CSafeDumper"), reason="PyYAML has no libyaml here")
+def test_the_largest_file_is_written_in_time() -> None:
+    began_s = time.process_time()
+    write_license_file("acme", 7, [CAD] * MAX_CODES)
+    assert time.process_time() - began_s < 0.8
 
 
 def test_the_example_of_the_contract_is_read() -> None:
@@ -138,7 +164,7 @@ ENTRY = f"- code: {CAD.code}\n"
         (TEXT.replace(": 7", f": {2**53}"), "`sequence`"),
         (TEXT.replace("pool: acme", "pool: 5"), "`pool` is 5"),
         (TEXT.replace("pool: acme", "pool: [acme]"), "`pool`"),
-        (TEXT.replace("pool: acme", "pol: acme"), "unknown key `pol`"),
+        (TEXT.replace("pool: acme", "pol: acme"), "unknown key 'pol'"),
         (TEXT + "sequence: 8\n", "`sequence` is written twice"),
         ("sequence: 1\n", "`codes` is missing"),
         ("sequence: 1\ncodes: []\n", "empty list"),
@@ -146,9 +172,9 @@ ENTRY = f"- code: {CAD.code}\n"
         (f"sequence: 1\ncodes:\n- {CAD.code}\n", "code 1: it is 'LIC1"),
         ("sequence: 1\ncodes:\n- code: 5\n", "code 1: its `code` is 5"),
         ("sequence: 1\ncodes:\n- distribution: alpha:1\n", "code 1: its `code` is missing"),
-        (TEXT + ENTRY, "code 3: it has the same id as code 1"),
+        (TEXT + ENTRY, "line 6: code 3: it has the id .* of code 1 .line 4.; remove one"),
         (TEXT + "- code: LIC1.x\n", "code 3: the license code is cut short"),
-        (TEXT + "  seats: 5\n", "code 2: it has the unknown key `seats`"),
+        (TEXT + "  seats: 5\n", "code 2: it has the unknown key 'seats'"),
         (TEXT + "  distribution: alpha\n", "code 2: its `distribution`"),
         (TEXT + "  distribution: {alpha: 1}\n", "code 2: its `distribution`"),
         (TEXT + "  distribution: alpha:40^beta:11\n", "adds up to 51 seats; the code has 50"),
@@ -170,6 +196,40 @@ def test_a_faulty_file_is_refused_with_the_place_and_the_reason(text: str, messa
     with pytest.raises(LicenseError, match=message) as caught:
         read_license_file(text, KEYS, "acme")
     assert caught.value.code == "invalid_license"
+
+
+def test_numbers_that_readers_take_for_different_ones_are_refused() -> None:
+    for written in ("010", "0x10", "1:30", "1_000"):
+        with pytest.raises(LicenseError, match=f"line 2: `sequence` is '{written}'"):
+            read_license_file(TEXT.replace(": 7", f": {written}"), KEYS, "acme")
+
+
+def test_a_file_at_the_limits_is_read_in_time() -> None:
+    # Read without a key, so that none has been verified yet.
+    codes = [
+        read_code(make_code(KEY, feature=f"feature{n % 1000}", count=100, pool="acme"), ())
+        for n in range(MAX_CODES)
+    ]
+    text = write_license_file("acme", 7, codes)
+    took_s = []
+    for _ in range(2):
+        begun = time.process_time()
+        assert len(read_license_file(text, KEYS, "acme").codes) == MAX_CODES
+        took_s.append(time.process_time() - begun)
+    print(f"{MAX_CODES} codes, {len(text)} bytes: {took_s[0]:.2f} s, again {took_s[1]:.2f} s")
+    # Of processor time; a fifth of this is what it takes.
+    assert took_s[0] < 5.0
+    assert took_s[1] < took_s[0] / 2
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_line() -> None:
+    assert decode_license_file(TEXT.encode()) == TEXT
+    with pytest.raises(LicenseError, match=r"line 2: .*not UTF-8 text: byte 0xe4"):
+        decode_license_file(TEXT.encode().replace(b": 7", b": 7 # \xe4"))
+    with pytest.raises(LicenseError, match="UTF-16"):
+        decode_license_file(TEXT.encode("utf-16"))
+    with pytest.raises(LicenseError, match="larger than"):
+        decode_license_file(b" " * (MAX_LICENSE_BYTES + 1))
 
 
 def test_several_faulty_codes_are_named_at_once_and_thousands_are_counted() -> None:

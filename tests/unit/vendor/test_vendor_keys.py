@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import os
 import stat
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from licraft.errors import LicenseError
 from licraft.vendor.keys import (
     generate,
+    is_locked,
     load_private_key,
     load_public_key,
     load_trusted_keys,
@@ -99,12 +104,72 @@ def test_keys_of_other_kinds_are_refused(tmp_path: Path) -> None:
     path.write_bytes(
         key.private_bytes(pem, private, serialization.BestAvailableEncryption(b"secret"))
     )
-    with pytest.raises(LicenseError, match="password"):
+    with pytest.raises(LicenseError, match="locked with a passphrase"):
         load_private_key(path)
+    with pytest.raises(LicenseError, match="not an Ed25519 key"):
+        load_private_key(path, "secret")
     public = serialization.PublicFormat.SubjectPublicKeyInfo
     path.write_bytes(key.public_key().public_bytes(pem, public))
     with pytest.raises(LicenseError, match="not an Ed25519 key"):
         load_public_key(path)
+
+
+PASSPHRASE = "correct horse battery stäple"
+
+
+def test_a_locked_key_opens_with_its_passphrase_alone(tmp_path: Path) -> None:
+    key = write_keys(tmp_path, PASSPHRASE)
+    path = tmp_path / "vendor.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert is_locked(path)
+    assert load_private_key(path, PASSPHRASE) == key
+    assert load_public_key(tmp_path / "vendor.pub") == key.public
+    for wrong in ("correct horse battery staple", PASSPHRASE + " ", "x" * 8):
+        with pytest.raises(LicenseError, match="the passphrase is wrong, or the file is damaged"):
+            load_private_key(path, wrong)
+    for none in (None, ""):
+        with pytest.raises(LicenseError, match="locked with a passphrase, and none was given"):
+            load_private_key(path, none)
+
+
+def test_a_locked_key_is_encrypted_in_the_standard_form(tmp_path: Path) -> None:
+    key = write_keys(tmp_path, PASSPHRASE)
+    text = (tmp_path / "vendor.key").read_bytes()
+    assert b"PRIVATE, locked with a passphrase" in text
+    read = serialization.load_pem_private_key(text, PASSPHRASE.encode())
+    assert isinstance(read, Ed25519PrivateKey)
+    assert read.private_bytes_raw() == key.key.private_bytes_raw()
+    assert base64.b64encode(key.key.private_bytes_raw()) not in text
+
+
+def test_a_key_that_is_not_locked_needs_no_passphrase(tmp_path: Path) -> None:
+    key = write_keys(tmp_path)
+    assert not is_locked(tmp_path / "vendor.key")
+    assert load_private_key(tmp_path / "vendor.key", "anything") == key
+    with pytest.raises(LicenseError, match="is a public key"):
+        is_locked(tmp_path / "vendor.pub")
+
+
+@pytest.mark.parametrize("passphrase", ["", "1234567", "x" * 1025])
+def test_a_passphrase_that_is_too_short_or_too_long_makes_no_key(
+    tmp_path: Path, passphrase: str
+) -> None:
+    with pytest.raises(LicenseError, match=r"the passphrase has .* characters; expected 8 to 1024"):
+        write_keys(tmp_path / "keys", passphrase)
+    assert not (tmp_path / "keys").exists()
+
+
+def test_when_the_disk_is_full_no_half_of_a_pair_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        if (tmp_path / "vendor.pub").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LicenseError, match="No space left"):
+        write_keys(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_vendor_keys_are_reported_and_wrong_ones_refused(tmp_path: Path) -> None:
