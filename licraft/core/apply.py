@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from licraft.core import criteria
+from licraft.core.audit import audited
 from licraft.core.commands import (
+    AddAllocations,
     AddServer,
     Adopt,
+    Audited,
     Borrow,
     Claim,
     Command,
@@ -24,19 +28,25 @@ from licraft.core.commands import (
     HandOver,
     InstallLicense,
     Level,
+    LicenseConflict,
     PreferLeader,
     PromoteServer,
     Reason,
     Reclaim,
     Release,
+    RemoveAuthorization,
     RemoveServer,
     RenewLease,
     ServerDown,
     ServerUp,
+    SetBorrowing,
+    SetDistribution,
     Solicit,
     Source,
 )
-from licraft.core.license import CodeStatus, entitlements
+from licraft.core.conflicts import note_conflict, settle_conflicts
+from licraft.core.lending import draw, drop, drop_borrows, empty, give, serve
+from licraft.core.license import CodeStatus, entitlements, unpacked
 from licraft.core.membership import change, drain
 from licraft.core.moves import adopt, adopted_from, can_claim, forget, hand_over
 from licraft.core.outcomes import (
@@ -58,14 +68,13 @@ from licraft.core.outcomes import (
     Moved,
     Outcome,
     PoolFormed,
-    SeatsBorrowed,
     SeatsReclaimed,
     ServerCameUp,
     ServerWentDown,
     Solicited,
 )
 from licraft.core.state import PoolState, ServerState, ServerStatus
-from licraft.core.table import FeaturePool, PendingBorrow
+from licraft.core.table import PendingBorrow
 
 _LAST_SECOND = 253_402_300_799  # of the year 9999, the last that a date can name
 
@@ -104,6 +113,9 @@ def _apply_from(
             own = server == entry.server and entry.serial > 0
         case HandOver(issuer=issuer):
             own = issuer == entry.server and entry.serial > 0
+        case Audited(command=wrapped):
+            # Nobody but servers moves seats, and nobody asks for them by asking for an asking.
+            own = not isinstance(wrapped, Audited | Borrow | Release | Adopt | HandOver)
         case _:
             own = True
     if not own:
@@ -118,12 +130,27 @@ def _apply(command: Command, state: PoolState, index: int, events: list[Event]) 
 
 
 @_apply.register
+def _audited(command: Audited, state: PoolState, index: int, events: list[Event]) -> Outcome:
+    """An administrator's command has its effect like any, and is written into the audit."""
+    return audited(state, index, command, lambda inner: _apply(inner, state, index, events))
+
+
+@_apply.register
+def _struck(
+    command: RemoveAuthorization, state: PoolState, index: int, events: list[Event]
+) -> Outcome:
+    """An authorization is to end: told here for the audit, done by the server that has it."""
+    return DONE
+
+
+@_apply.register
 def _form(command: FormPool, state: PoolState, index: int, events: list[Event]) -> Outcome:
     """The first FormPool counts; later ones, proposed by other servers, have no effect."""
     if state.formed or not command.members:
         return OVERTAKEN
     state.pool = command.pool
     state.secret = command.secret
+    state.pool_key = command.pool_key
     state.lease_s = command.lease_s
     state.ttl_s = command.ttl_s
     state.drift = command.drift
@@ -146,7 +173,7 @@ def _members(
     if outcome.effect is Effect.DONE:
         server = command.member.name if isinstance(command, AddServer) else command.server
         if isinstance(command, RemoveServer):
-            _drop_borrows(state, server, events)
+            drop_borrows(state, server, events)
         events.append(MembersChanged(server, state.servers[server].word))
     return outcome
 
@@ -156,7 +183,8 @@ def _dropped(command: DropServer, state: PoolState, index: int, events: list[Eve
     """A server that left is gone, and what was in its name is in the free pool."""
     outcome = change(state, index, command)
     if outcome.effect is Effect.DONE:
-        _empty(state, command.server, events)
+        empty(state, command.server, events)
+        criteria.forget(state, command.server)
         events.append(MembersChanged(command.server, ""))
     return outcome
 
@@ -168,9 +196,9 @@ def _drain(command: Drain, state: PoolState, index: int, events: list[Event]) ->
     if outcome.effect is Effect.DONE:
         server = state.servers[command.server]
         if server.drained:
-            _drop_borrows(state, server.name, events)
+            drop_borrows(state, server.name, events)
         if server.drained and server.available:
-            _empty(state, server.name, events)
+            empty(state, server.name, events)
         events.append(MembersChanged(server.name, server.word))
     return outcome
 
@@ -203,7 +231,7 @@ def _up(command: ServerUp, state: PoolState, index: int, events: list[Event]) ->
     server.in_use = {}
     server.reclaimed = False
     state.membership += 1
-    _drop_borrows(state, server.name, events)
+    drop_borrows(state, server.name, events)
     return DONE
 
 
@@ -242,7 +270,7 @@ def _down(command: ServerDown, state: PoolState, index: int, events: list[Event]
         state.preferred_leader = ""
     state.membership += 1
     events.append(ServerWentDown(server.name))
-    _drop_borrows(state, server.name, events)
+    drop_borrows(state, server.name, events)
     return DONE
 
 
@@ -260,9 +288,9 @@ def _reclaim(command: Reclaim, state: PoolState, index: int, events: list[Event]
     for pool in state.table.features.values():
         if pool.retire(state.available()):
             events.append(AllocationsChanged(pool.feature))
-        _serve(state, pool, events)
+        serve(state, pool, events)
     if server.drained:
-        _empty(state, server.name, events)
+        empty(state, server.name, events)
     return DONE
 
 
@@ -273,15 +301,16 @@ def _borrow(command: Borrow, state: PoolState, index: int, events: list[Event]) 
     server = state.servers.get(command.server)
     if pool is None:
         return Outcome(Effect.REFUSED, code=Code.UNKNOWN_FEATURE)
-    if pool.status is not CodeStatus.VALID or pool.over or not pool.borrowing:
+    if pool.status is not CodeStatus.VALID or pool.over or not pool.borrows(command.server):
         return Outcome(Effect.REFUSED, code=Code.NOT_LICENSED)
-    if server is None or not server.grants or command.want < 1:
+    want = min(command.want, pool.room(command.server))
+    if server is None or not server.grants or want < 1:
         return OVERTAKEN
     borrow = PendingBorrow(
         id=command.id,
         server=command.server,
-        want=command.want,
-        need=max(0, min(command.need, command.want)),
+        want=want,
+        need=max(0, min(command.need, want)),
         reason=command.reason,
         since=command.since or index,
         hold=command.hold,
@@ -289,7 +318,7 @@ def _borrow(command: Borrow, state: PoolState, index: int, events: list[Event]) 
     pool.pending[command.server] = borrow
     moved = 0
     if command.reason is Reason.REQUEST:
-        moved = _draw(state, pool, borrow, events)
+        moved = draw(state, pool, borrow, events)
     if pool.pending.get(command.server) is borrow:
         events.append(BorrowOpened(pool.feature, command.server))
     return Outcome(Effect.DONE, moved)
@@ -307,21 +336,22 @@ def _release(command: Release, state: PoolState, index: int, events: list[Event]
         pool.move(command.server, "", count)
         pool.retire(state.available())
         events.append(AllocationsChanged(pool.feature))
-        _serve(state, pool, events)
+        serve(state, pool, events)
         return Outcome(Effect.DONE, count)
     borrow = pool.pending.get(command.to)
     if borrow is None or borrow.id != command.borrow or pool.over:
         return OVERTAKEN
+    count = min(count, pool.lendable(command.server))
     if command.to == command.server:
         count = 0  # A leader that borrows has nothing to give to itself.
     if command.level is not Level.OFFERED:
         borrow.answered[command.server] = command.level
     source = Source.LEADER if command.leader else Source.OTHERS
-    count = _give(pool, borrow, command.server, count, source, events)
+    count = give(pool, borrow, command.server, count, source, events)
     if command.leader and not borrow.leader_gave:
         borrow.leader_gave = True
         if borrow.reason is Reason.FAILOVER and borrow.want:
-            _draw(state, pool, borrow, events)
+            draw(state, pool, borrow, events)
     return Outcome(Effect.DONE, count)
 
 
@@ -408,17 +438,28 @@ def _forget(command: ForgetMoves, state: PoolState, index: int, events: list[Eve
 @_apply.register
 def _install(command: InstallLicense, state: PoolState, index: int, events: list[Event]) -> Outcome:
     """The file with the greater sequence number is the pool's from now on (R10, R19)."""
-    new, old = command.license, state.license
+    new, old = unpacked(command.license), state.license
+    if command.base is not None and command.base != old.sequence:
+        return Outcome(Effect.NONE, old.sequence)
     if new.pool is not None and new.pool != state.pool:
         return Outcome(Effect.REFUSED, old.sequence, Code.INVALID_LICENSE)
-    if new.sequence == old.sequence and new.text == old.text:
+    if new.sequence == old.sequence and new.says_the_same(old):
         return Outcome(Effect.DONE, old.sequence)
     if new.sequence <= old.sequence:
         return Outcome(Effect.REFUSED, old.sequence, Code.STALE_SEQUENCE)
     state.license = new
+    settle_conflicts(state)
     _entitle(state, events)
     events.append(LicenseChanged(new.sequence))
     return Outcome(Effect.DONE, new.sequence)
+
+
+@_apply.register
+def _conflict(
+    command: LicenseConflict, state: PoolState, index: int, events: list[Event]
+) -> Outcome:
+    """A server was given another license file under the pool's number, or it is settled."""
+    return note_conflict(state, command)
 
 
 @_apply.register
@@ -430,6 +471,24 @@ def _prefer(command: PreferLeader, state: PoolState, index: int, events: list[Ev
     state.preferred_leader = command.server
     events.append(LeaderPreferred(command.server))
     return DONE
+
+
+@_apply.register
+def _criteria(
+    command: SetDistribution | AddAllocations | SetBorrowing,
+    state: PoolState,
+    index: int,
+    events: list[Event],
+) -> Outcome:
+    """An administrator shares out, adds or retires seats, or bounds borrowing (B7, B9)."""
+    outcome = criteria.change(state, command)
+    if outcome.effect is Effect.DONE:
+        pool = state.table.features[command.feature]
+        events.append(AllocationsChanged(pool.feature))
+        for borrow in criteria.hopeless(pool):
+            drop(pool, borrow, events)
+        serve(state, pool, events)
+    return outcome
 
 
 def _advance_clock(state: PoolState, events: list[Event]) -> None:
@@ -448,79 +507,16 @@ def _advance_clock(state: PoolState, events: list[Event]) -> None:
 
 def _entitle(state: PoolState, events: list[Event]) -> None:
     """Follow the license as it is today."""
-    granted = entitlements(state.license, state.pool, state.pool_day)
+    granted = entitlements(
+        state.license, state.pool, state.pool_day, list(state.servers), state.pool_key
+    )
     servers = state.deployable
     for pool in list(state.table.features.values()):
         if pool.feature not in granted:
             for borrow in list(pool.pending.values()):
-                _drop(pool, borrow, events)
+                drop(pool, borrow, events)
     for feature in state.table.entitle(granted, servers, state.available()):
         events.append(AllocationsChanged(feature))
         changed = state.table.features.get(feature)
         if changed is not None:
-            _serve(state, changed, events)
-
-
-def _empty(state: PoolState, server: str, events: list[Event]) -> None:
-    """Put all seats in the name of a server on which nobody relies into the free pool."""
-    for pool in state.table.features.values():
-        if pool.give_back(server, state.available()):
-            events.append(AllocationsChanged(pool.feature))
-            _serve(state, pool, events)
-
-
-def _drop_borrows(state: PoolState, server: str, events: list[Event]) -> None:
-    """What a server asked for is void once it is down or back again."""
-    for pool in state.table.features.values():
-        borrow = pool.pending.get(server)
-        if borrow is not None:
-            _drop(pool, borrow, events)
-
-
-def _drop(pool: FeaturePool, borrow: PendingBorrow, events: list[Event]) -> None:
-    """End a borrow that has nothing to hope for, and say so."""
-    del pool.pending[borrow.server]
-    events.append(BorrowEnded(pool.feature, borrow.server, borrow.id, exhausted=False))
-
-
-def _serve(state: PoolState, pool: FeaturePool, events: list[Event]) -> None:
-    """Seats that became available go to the borrows that wait, the oldest first."""
-    for borrow in sorted(pool.pending.values(), key=lambda b: (b.since, b.server)):
-        if borrow.reason is Reason.REQUEST or borrow.leader_gave:
-            _draw(state, pool, borrow, events)
-
-
-def _draw(state: PoolState, pool: FeaturePool, borrow: PendingBorrow, events: list[Event]) -> int:
-    """Take from the free pool, then from servers that are down and reclaimed (B5, B14)."""
-    moved = 0
-    for source in ("", *state.available()):
-        if borrow.want and source != borrow.server:
-            count = pool.free if not source else pool.allocations.get(source, 0)
-            kind = Source.DOWN if source else Source.FREE
-            moved += _give(pool, borrow, source, count, kind, events)
-    return moved
-
-
-def _give(
-    pool: FeaturePool,
-    borrow: PendingBorrow,
-    giver: str,
-    count: int,
-    source: Source,
-    events: list[Event],
-) -> int:
-    """Move up to `count` seats to a borrow; it ends when it has all it wants."""
-    count = min(count, borrow.want)
-    if not count:
-        return 0
-    pool.move(giver, borrow.server, count)
-    borrow.want -= count
-    borrow.need = max(0, borrow.need - count)
-    borrow.got[source] = borrow.got.get(source, 0) + count
-    events.append(AllocationsChanged(pool.feature))
-    events.append(
-        SeatsBorrowed(pool.feature, borrow.server, borrow.id, borrow.reason, source, count)
-    )
-    if not borrow.want:
-        _drop(pool, borrow, events)
-    return count
+            serve(state, changed, events)

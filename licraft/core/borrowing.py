@@ -101,7 +101,7 @@ def next_step(
             done = borrow.answered.get(giver, Level.OFFERED)
             if _RANK[done] >= _RANK[level] or (giver, level) in passed:
                 continue
-            if not pool.allocations.get(giver, 0) and (giver != leader or borrow.leader_gave):
+            if not pool.lendable(giver) and (giver != leader or borrow.leader_gave):
                 continue
             if giver == leader:
                 return Give(level)

@@ -41,13 +41,7 @@ class TooNew(CodecError):
 
 def encode_entry(entry: Entry, version: int) -> bytes:
     """An entry as bytes of a version; raises ValueError if a command is not in that version."""
-    for command in entry.commands:
-        if versions.first_version(type(command)) > version:
-            raise ValueError(f"{type(command).__name__} is not in version {version}")
-    commands = [
-        [type(command).__name__, _plain(type(command), command, version)]
-        for command in entry.commands
-    ]
+    commands = [_command(command, version) for command in entry.commands]
     return _dump([entry.server, entry.incarnation, entry.serial, commands], version)
 
 
@@ -60,7 +54,7 @@ def decode_entry(data: bytes) -> Entry:
             _read(str, server, version),
             _read(int, incarnation, version),
             _read(int, serial, version),
-            tuple(_read(_KINDS[kind], body, version) for kind, body in map(_list, _list(commands))),
+            tuple(_read_command(command, version) for command in _list(commands)),
         )
     except CodecError:
         raise
@@ -92,6 +86,18 @@ def digest(state: PoolState) -> str:
     return hashlib.sha256(encode_state(state)).hexdigest()
 
 
+def _command(command: Command, version: int) -> list[Any]:
+    """A command is its name and its fields; so is one that another command wraps."""
+    if versions.first_version(type(command)) > version:
+        raise ValueError(f"{type(command).__name__} is not in version {version}")
+    return [type(command).__name__, _plain(type(command), command, version)]
+
+
+def _read_command(plain: Any, version: int) -> Command:
+    kind, body = _list(plain)
+    return _read(_KINDS[kind], body, version)
+
+
 def _dump(value: Any, version: int) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return bytes([version]) + text.encode()
@@ -121,6 +127,8 @@ def _writer(kind: Any, version: int) -> Callable[[Any], Any] | None:
     while the server stands still.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind == Command:
+        return lambda command: _command(command, version)
     if origin in (types.UnionType, typing.Union):
         (inner,) = [_writer(a, version) for a in arguments if a is not types.NoneType]
         return None if inner is None else lambda value: None if value is None else inner(value)
@@ -176,6 +184,8 @@ def _reader(kind: Any, version: int) -> Callable[[Any], Any]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is types.NoneType:
         return _exactly(types.NoneType)
+    if kind == Command:
+        return lambda plain: _read_command(plain, version)
     if origin in (types.UnionType, typing.Union):
         return _optional([_reader(a, version) for a in arguments if a is not types.NoneType])
     if origin is tuple:

@@ -48,7 +48,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class FormPool:
-    """Makes the pool: its members in priority order, its timings and its secret; once."""
+    """Makes the pool: its members in priority order, its timings and its secret; once.
+
+    `pool_key` is the public key that belongs to the secret, in base64url.
+    """
 
     pool: str
     members: tuple[Member, ...]
@@ -56,6 +59,7 @@ class FormPool:
     ttl_s: float
     drift: float
     secret: str = field(repr=False)
+    pool_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +269,98 @@ class PreferLeader:
 
 @dataclass(frozen=True, slots=True)
 class InstallLicense:
-    """The redundant license file, verified by the server that proposes it (R10, R19)."""
+    """The redundant license file, verified by the server that proposes it (R10, R19).
+
+    One that was made from the pool's file names that file's number as its `base`, and has
+    no effect once the pool has another (B11).
+    """
 
     license: LicenseFile
+    base: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LicenseConflict:
+    """`server` was given another file than the pool's under the pool's number `sequence`.
+
+    An empty `sha256` says that there is none any more.
+    """
+
+    server: str
+    sequence: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds borrowing, of a feature or of one server's seats of it; None says nothing.
+
+    Borrowing neither takes a server's allocation under `floor` nor raises it over `cap`.
+    With `enabled` false its seats neither come nor go by themselves.
+    """
+
+    enabled: bool | None = None
+    threshold: float | None = None
+    floor: int | None = None
+    cap: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetDistribution:
+    """The seats of `feature` are shared out by `target`, seats by server (B7, B21).
+
+    An empty `target` says that they stay where they are.
+    """
+
+    feature: str
+    target: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddAllocations:
+    """`count` more seats of `feature` are deployed, or with a negative count retire (B9, B23).
+
+    `to` is the server that gets them or loses them; empty for the free pool, or for whoever
+    has unused ones.
+    """
+
+    feature: str
+    count: int
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetBorrowing:
+    """What bounds borrowing of `feature` changes, at `server` or, if that is empty, everywhere.
+
+    `limits` are the new ones where they are not None; `defaults` names the fields that say
+    nothing any more.
+    """
+
+    feature: str
+    server: str
+    limits: Limits
+    defaults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAuthorization:
+    """An administrator ends an authorization; `holder` says in words whose it was, if known.
+
+    The server that has it on its record takes it off when it is told to, after this.
+    """
+
+    id: str
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What an administrator changes: `command`, and for the audit who asked from where."""
+
+    who: str
+    where: str
+    command: Command
 
 
 Command = (
@@ -290,10 +383,18 @@ Command = (
     | Adopt
     | ForgetMoves
     | InstallLicense
+    | LicenseConflict
     | PreferLeader
+    | Audited
+    | RemoveAuthorization
+    | AddAllocations
+    | SetBorrowing
+    | SetDistribution
 )
 
 COMMANDS: tuple[type[Command], ...] = (
+    Audited,
+    RemoveAuthorization,
     FormPool,
     AddServer,
     PromoteServer,
@@ -313,11 +414,20 @@ COMMANDS: tuple[type[Command], ...] = (
     Adopt,
     ForgetMoves,
     InstallLicense,
+    LicenseConflict,
     PreferLeader,
+    AddAllocations,
+    SetBorrowing,
+    SetDistribution,
 )
 
 MembershipCommand = AddServer | PromoteServer | RemoveServer | DropServer
 """What changes who takes part: proposed alone, one at a time (see `core.membership`)."""
+
+
+def asked_for(command: Command) -> Command:
+    """The command itself, without who asked for it."""
+    return command.command if isinstance(command, Audited) else command
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ def check(state: PoolState) -> list[str]:
             faults.append(f"{name}: filed under another server's name")
         faults += _standing(server)
         faults += _moves(state, server)
+    if broken := state.audit.fault():
+        faults.append(broken)
     if state.formed and not state.voters:
         faults.append("no server of the pool counts in a majority")
     first = state.preferred_leader

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 
+from licraft.core.audit import AuditTail
 from licraft.core.license import NO_LICENSE, LicenseFile
 from licraft.core.outcomes import Outcome
 from licraft.core.table import AllocationTable
@@ -42,6 +43,8 @@ class ServerState:
     long as a client may rely on a token from before. At
     `moved_index` an authorization last moved to it, or away by its own hand. One that is
     `drained` is to be empty, until that is taken back: its status is then never `up`.
+    `license_conflict` is the SHA-256 of a license file that it was given and that is not the
+    pool's, under the same number.
     """
 
     name: str
@@ -62,6 +65,7 @@ class ServerState:
     gone: dict[str, tuple[str, int]] = field(default_factory=dict)
     moved_index: int = 0
     drained: bool = False
+    license_conflict: str = ""
 
     @property
     def votes(self) -> bool:
@@ -96,6 +100,7 @@ class PoolState:
     `preferred_leader` comes before all of them while it is not empty. `members_index` is the
     log index at which it last changed who takes part. `past_names` are those of servers
     that are gone. `version` is that of the commands and states which the pool writes.
+    `pool_key` is the public key that belongs to `secret`, in base64url.
     """
 
     pool: str = ""
@@ -113,6 +118,8 @@ class PoolState:
     membership: int = 0
     index: int = 0
     version: int = 1
+    audit: AuditTail = field(default_factory=AuditTail)
+    pool_key: str = ""
 
     @property
     def formed(self) -> bool:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(400)  # a failing history takes a while to shri
 
 
 @fewer(2)
-@given(histories())
+@given(histories(administered=True))
 def test_two_replicas_agree_at_every_index(log: list[Entry]) -> None:
     """One applies the proposer's own objects, the other what came over the network.
 
@@ -33,7 +33,7 @@ def test_two_replicas_agree_at_every_index(log: list[Entry]) -> None:
     assert [encode_entry(entry, KNOWN) for entry in log] == encoded
 
 
-@given(histories(), st.data())
+@given(histories(administered=True), st.data())
 def test_a_snapshot_and_the_tail_are_the_whole_log(log: list[Entry], data: st.DataObject) -> None:
     def follow(state: PoolState, start: int, end: int) -> list[Applied]:
         return [apply(state, i, log[i - 1]) for i in range(start + 1, end + 1)]
@@ -48,7 +48,7 @@ def test_a_snapshot_and_the_tail_are_the_whole_log(log: list[Entry], data: st.Da
     assert restored == whole
 
 
-@given(histories())
+@given(histories(administered=True))
 def test_a_snapshot_shares_nothing_with_the_state_it_was_taken_from(log: list[Entry]) -> None:
     state = PoolState()
     for index, entry in enumerate(log[: len(log) // 2], 1):

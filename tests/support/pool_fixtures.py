@@ -54,9 +54,22 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
 
     It has 100 seats of cad, 30 of sim and 7 of cam.
     """
+    yield from _for_a_module(tmp_path_factory.mktemp("calm"))
+
+
+@pytest.fixture(scope="module")
+def enduring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
+    """A pool like `calm` for all tests of a module, which may change it and kill its servers.
+
+    They leave all of its servers started.
+    """
+    yield from _for_a_module(tmp_path_factory.mktemp("enduring"))
+
+
+def _for_a_module(directory: Path) -> Iterator[ServerPool]:
     before = len(_open)
     try:
-        yield _make(tmp_path_factory.mktemp("calm") / "pool", {"cad": 100, "sim": 30, "cam": 7}, {})
+        yield _make(directory / "pool", {"cad": 100, "sim": 30, "cam": 7}, {})
     finally:
         _close(_open[before:])
 

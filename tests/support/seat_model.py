@@ -28,6 +28,7 @@ from licraft.core.commands import (
     RenewLease,
     ServerDown,
     ServerUp,
+    asked_for,
 )
 from licraft.core.license import NO_LICENSE, CodeStatus, LicenseFile, entitlements
 
@@ -85,7 +86,7 @@ class SeatModel:
                 return
             life.last = entry.serial
         for command in entry.commands:
-            self._step(index, command)
+            self._step(index, asked_for(command))
 
     def placed(self, feature: str) -> dict[str, int]:
         """Where a feature's seats are, without zeros."""

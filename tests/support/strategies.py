@@ -14,8 +14,10 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from licraft.core.apply import apply
 from licraft.core.commands import (
+    AddAllocations,
     AddServer,
     Adopt,
+    Audited,
     Borrow,
     Claim,
     Command,
@@ -28,16 +30,21 @@ from licraft.core.commands import (
     HandOver,
     InstallLicense,
     Level,
+    LicenseConflict,
+    Limits,
     Member,
     PreferLeader,
     PromoteServer,
     Reason,
     Reclaim,
     Release,
+    RemoveAuthorization,
     RemoveServer,
     RenewLease,
     ServerDown,
     ServerUp,
+    SetBorrowing,
+    SetDistribution,
     Solicit,
 )
 from licraft.core.license import LicenseCode, LicenseFile
@@ -73,6 +80,7 @@ any_code = st.builds(
     starts=dates,
     expires=dates,
     pool=st.none() | texts,
+    pool_key=st.none() | texts,
     options=st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
     trusted=st.booleans(),
     distribution=st.none() | pairs,
@@ -83,6 +91,9 @@ any_license = st.builds(
 )
 any_member = st.builds(Member, texts, texts, texts)
 any_client = st.tuples(texts, texts, texts, integers, texts)
+any_limits = st.builds(
+    Limits, st.none() | st.booleans(), st.none() | reals, st.none() | integers, st.none() | integers
+)
 any_command: dict[type[Command], SearchStrategy[Command]] = {
     FormPool: st.builds(
         FormPool,
@@ -91,6 +102,7 @@ any_command: dict[type[Command], SearchStrategy[Command]] = {
         reals,
         reals,
         reals,
+        texts,
         texts,
     ),
     ServerUp: st.builds(ServerUp, texts, integers, reals, texts),
@@ -126,14 +138,23 @@ any_command: dict[type[Command], SearchStrategy[Command]] = {
     ),
     Adopt: st.builds(Adopt, texts, texts, integers, any_client, texts, integers, texts),
     ForgetMoves: st.builds(ForgetMoves, integers),
-    InstallLicense: st.builds(InstallLicense, any_license),
+    InstallLicense: st.builds(InstallLicense, any_license, st.none() | integers),
+    LicenseConflict: st.builds(LicenseConflict, texts, integers, texts),
     PreferLeader: st.builds(PreferLeader, texts),
     AddServer: st.builds(AddServer, any_member),
     PromoteServer: st.builds(PromoteServer, texts),
     RemoveServer: st.builds(RemoveServer, texts),
     DropServer: st.builds(DropServer, texts),
     Drain: st.builds(Drain, texts, st.booleans()),
+    AddAllocations: st.builds(AddAllocations, texts, integers, texts),
+    SetBorrowing: st.builds(
+        SetBorrowing, texts, texts, any_limits, st.lists(texts, max_size=3).map(tuple)
+    ),
+    SetDistribution: st.builds(SetDistribution, texts, pairs),
 }
+
+any_command[RemoveAuthorization] = st.builds(RemoveAuthorization, texts, texts)
+any_command[Audited] = st.builds(Audited, texts, texts, st.one_of(*any_command.values()))
 
 
 def entries_of(commands: SearchStrategy[Command]) -> SearchStrategy[Entry]:
@@ -272,9 +293,52 @@ def duties(draw: DrawFn, state: PoolState) -> Command:
     return RenewLease(server.name, server.incarnation, serial, in_use, wall_s)
 
 
+def asked(command: Command, number: int) -> Command:
+    """Every other of the commands that administrators give, as the audit has it."""
+    kinds = AddServer | RemoveServer | Drain | InstallLicense | PreferLeader
+    by_somebody = isinstance(command, kinds) and number % 2 == 0
+    return Audited(f"admin {number}", "10.0.0.1", command) if by_somebody else command
+
+
 @st.composite
-def histories(draw: DrawFn, max_steps: int = MAX_STEPS) -> list[Entry]:
+def decisions(draw: DrawFn, state: PoolState, number: int) -> Command:
+    """What an administrator decides that takes effect once, with who that was."""
+    feature, server = draw(st.sampled_from([*FEATURES[:1], *FEATURES])), draw(servers)
+    seats, anywhere = draw(few), draw(st.sampled_from(["", server]))
+    kind = draw(st.sampled_from(["share", "share", "add", "add", "bound", "drain", "code", "rest"]))
+    command: Command
+    match kind:
+        case "share":
+            target = draw(st.dictionaries(servers, few))
+            command = SetDistribution(feature, tuple(target.items()))
+        case "add":
+            command = AddAllocations(feature, draw(st.sampled_from([seats, -seats])), anywhere)
+        case "bound":
+            bounds = st.none() | few
+            enabled = st.sampled_from([None, None, True, False])
+            limits = Limits(draw(enabled), None, draw(bounds), draw(bounds))
+            defaults = draw(st.sets(st.sampled_from(["enabled", "floor", "cap"])))
+            command = SetBorrowing(feature, anywhere, limits, tuple(sorted(defaults)))
+        case "drain":
+            command = Drain(server, draw(st.booleans()))
+        case "code":
+            made = draw(installs(state))
+            assert isinstance(made, InstallLicense)
+            base = state.license.sequence - draw(st.sampled_from([0, 0, 1]))
+            command = InstallLicense(made.license, base)
+        case _:
+            told = LicenseConflict(server, state.license.sequence, draw(st.sampled_from(["", "a"])))
+            command = told if seats else RemoveAuthorization("A", "1 of cad")
+    return Audited(f"admin {number}", "10.0.0.1", command)
+
+
+@st.composite
+def histories(
+    draw: DrawFn, max_steps: int = MAX_STEPS, *, administered: bool = False
+) -> list[Entry]:
     """A log that begins with a pool of three and a license.
+
+    If it is `administered`, people also share seats out, add and bound, and drain servers.
 
     Any earlier entry may come again at any later place, as the engine may do with one
     whose outcome its proposer could not learn.
@@ -292,18 +356,22 @@ def histories(draw: DrawFn, max_steps: int = MAX_STEPS) -> list[Entry]:
     add(Entry("", 0, 0, tuple(ServerUp(name, 1, 0.8, "nonce") for name in NAMES)))
     code = draw(plausible_codes(FEATURES[0]))
     add(Entry("", 0, 0, (InstallLicense(LicenseFile(None, 1, "file 1", (code,))),)))
+    kinds = ["own"] * 4 + ["duty"] * 3 + ["again"] + ["decision"] * (3 * administered)
     for _ in range(draw(st.integers(0, max_steps))):
-        kind = draw(st.sampled_from(["own"] * 4 + ["duty"] * 3 + ["again"]))
+        kind = draw(st.sampled_from(kinds))
         if kind == "again":
             add(draw(st.sampled_from(log)))
         elif kind == "duty":
-            add(Entry("", 0, 0, (draw(duties(state)),)))
+            add(Entry("", 0, 0, (asked(draw(duties(state)), len(log)),)))
         else:
             server = draw(st.sampled_from(list(state.servers)))
             incarnation = state.servers[server].incarnation
             serial = serials.get((server, incarnation), 0) + 1
             serials[server, incarnation] = serial
-            count = draw(st.integers(1, 3))
-            commands = [draw(own_commands(state, server, 10 * len(log) + n)) for n in range(count)]
+            numbers = range(10 * len(log), 10 * len(log) + draw(st.integers(1, 3)))
+            if kind == "decision":
+                commands = [draw(decisions(state, number)) for number in numbers]
+            else:
+                commands = [draw(own_commands(state, server, number)) for number in numbers]
             add(Entry(server, incarnation, serial, tuple(commands)))
     return log

@@ -6,7 +6,17 @@ import pytest
 from support.pools import ALPHA, BETA, CAD, GAMMA, Pool, code, licensed
 
 from licraft.core.codec import decode_state, encode_state
-from licraft.core.commands import Borrow, EndBorrow, Entry, Level, Reason, Release, Solicit, Source
+from licraft.core.commands import (
+    Borrow,
+    EndBorrow,
+    Entry,
+    Level,
+    Limits,
+    Reason,
+    Release,
+    Solicit,
+    Source,
+)
 from licraft.core.outcomes import (
     OVERTAKEN,
     AllocationsChanged,
@@ -140,9 +150,9 @@ def test_need_is_part_of_want(want: int, need: int, kept: int | None) -> None:
 def test_what_cannot_be_borrowed_is_refused_with_the_reason() -> None:
     pool = licensed(10, "alpha:5^beta:5")
     assert pool.borrow(BETA, 1, feature="nope").code == Code.UNKNOWN_FEATURE
-    pool.feature().borrowing = False
+    pool.feature().limits[""] = Limits(enabled=False)
     assert pool.borrow(BETA, 1) == Outcome(Effect.REFUSED, 0, Code.NOT_LICENSED)
-    pool.feature().borrowing = True
+    pool.feature().limits.clear()
     pool.install(code(4, "alpha:5^beta:5"))
     assert pool.feature().over == 6
     assert pool.borrow(BETA, 1).code == Code.NOT_LICENSED

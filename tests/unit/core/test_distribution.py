@@ -26,6 +26,7 @@ ABC = ("alpha", "beta", "gamma")
         (" alpha:1 ^ beta:2 ", (("alpha", 1), ("beta", 2))),
         (f"alpha:{MAX_SEATS}", (("alpha", MAX_SEATS),)),
         ("alpha:007", (("alpha", 7),)),
+        ("^".join(f"s{n}:1" for n in range(64)), tuple((f"s{n}", 1) for n in range(64))),
     ],
 )
 def test_reads(text: str, pairs: tuple[tuple[str, int], ...]) -> None:
@@ -46,6 +47,14 @@ def test_reads(text: str, pairs: tuple[tuple[str, int], ...]) -> None:
         (f"alpha:{MAX_SEATS + 1}", f"0 to {MAX_SEATS}"),
         ("alpha:1^alpha:2", "named twice"),
         ("alpha :1^alpha:2", "named twice"),
+        (
+            "alpha:" + "9" * 5_000,
+            f"^'9{{64}}\\.\\.\\.' seats for alpha: expected 0 to {MAX_SEATS}$",
+        ),
+        ("a" * 65 + ":1", "^'a{64}\\.\\.\\.' is no server: a name has at most 64 letters$"),
+        ("a" * 5_000, "^'a{64}\\.\\.\\.' is not SERVER:SEATS"),
+        ("^".join(f"s{n}:1" for n in range(65)), "^65 servers are named; at most 64 can be$"),
+        ("^" * 1_000_000, "^1000001 servers are named; at most 64 can be$"),
     ],
 )
 def test_refuses_and_says_why(text: str, says: str) -> None:
