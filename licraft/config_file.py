@@ -215,6 +215,7 @@ class ConfigFile(_Section):
     drift: Annotated[float, BeforeValidator(_drift)] = 0.01
     borrowing: _Borrowing = _Borrowing()
     leader_handback: bool = True
+    expiry_grace: Annotated[float, _duration(0, 90 * 86400)] = 0.0
     log: _Log = _Log()
 
 

@@ -95,6 +95,7 @@ class Settings:
     log_format: Literal["json", "text"]
     log_level: Literal["debug", "info", "warning", "error"]
     join: bool = False
+    expiry_grace_s: float = 0.0
 
     @property
     def address(self) -> ServerAddress:
@@ -147,6 +148,7 @@ _SHARED_VARIABLES: dict[str, tuple[str, ...]] = {
     "LICRAFT_DRIFT": ("drift",),
     "LICRAFT_BORROWING_THRESHOLD": ("borrowing", "threshold"),
     "LICRAFT_LEADER_HANDBACK": ("leader_handback",),
+    "LICRAFT_EXPIRY_GRACE": ("expiry_grace",),
     "LICRAFT_LOG_FORMAT": ("log", "format"),
     "LICRAFT_LOG_LEVEL": ("log", "level"),
 }
@@ -230,6 +232,7 @@ def _settings(file: ConfigFile, folder: Path) -> Settings:
         drift=file.drift,
         threshold=file.borrowing.threshold,
         leader_handback=file.leader_handback,
+        expiry_grace_s=file.expiry_grace,
         log_format=file.log.format,
         log_level=file.log.level,
     )

@@ -8,9 +8,11 @@ refused in requests and ignored in answers. Times are seconds.
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterable
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.json import encode
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_LICENSE_BYTES = 3 * 1024 * 1024
@@ -53,12 +55,37 @@ class HeartbeatRequest(Struct, forbid_unknown_fields=True, gc=False):
     client: ShortText = ""
     servers_version: Annotated[int, Meta(ge=0)] = 0
     confirm: Annotated[dict[str, int], Meta(max_length=MAX_TOKENS)] = {}
+    nonce: ShortText | UnsetType | None = UNSET
 
 
 class CheckinRequest(Struct, forbid_unknown_fields=True, gc=False):
     """`POST /v1/checkins`: gives seats back; safe to repeat, at any server."""
 
     tokens: Annotated[list[Token], Meta(max_length=MAX_TOKENS)]
+
+
+class Proof(Struct, omit_defaults=True):
+    """That the answering server is of the pool with this key; only in answers to a `nonce`.
+
+    `signature` is the pool's (Ed25519) over `proof_text`; `code` is a license code of the
+    feature that the vendor bound to `pool_key`, in answers to a checkout. Both are base64url.
+    """
+
+    pool_key: str
+    server: str
+    signature: str
+    code: str | None = None
+
+
+def proof_text(
+    nonce: str, server: str, pool_key: str, seats: Iterable[tuple[str, str, int, float]]
+) -> bytes:
+    """What a pool signs: seats are (id, feature, count, ttl), ttl in seconds.
+
+    It is a JSON array, with ttl in whole milliseconds so that it has one text only.
+    """
+    plain = [(id, feature, count, round(ttl * 1000)) for id, feature, count, ttl in seats]
+    return encode(["licraft proof 1", nonce, server, pool_key, plain])
 
 
 class ServerEntry(Struct, frozen=True):
@@ -89,6 +116,8 @@ class Authorization(Struct):
     heartbeat: float
     granted_at: str
     servers: ServerList
+    # Left out unless there is one: answers without a nonce are as they would be without it.
+    proof: Proof | UnsetType | None = UNSET
 
 
 class HeartbeatResult(Struct, omit_defaults=True):
@@ -108,10 +137,14 @@ HEARTBEAT_STATUSES = ("renewed", "adopted", "converted", "pending", "confirm", "
 
 
 class HeartbeatAnswer(Struct, omit_defaults=True):
-    """Results in the order of the request's tokens, and the server list if it is newer."""
+    """Results in the order of the request's tokens, and the server list if it is newer.
+
+    With a `nonce` its `proof` is over what was renewed, adopted and converted, in order.
+    """
 
     results: list[HeartbeatResult]
     servers: ServerList | None = None
+    proof: Proof | None = None
 
 
 class CheckinAnswer(Struct):
@@ -176,6 +209,7 @@ class PoolView(Struct):
     license: LicenseView
     trouble: list[str]
     version: str
+    pool_key: str = ""
 
 
 class OpenBorrow(Struct):
@@ -207,28 +241,45 @@ class BorrowedView(Struct, frozen=True):
 
 
 class BorrowingView(Struct):
-    """Whether and when a feature's seats move by themselves; `open` is first come, first served.
+    """Whether and when a feature's seats move by themselves; the limits set for all servers.
 
-    `sources` counts what this server has borrowed.
+    `open` is first come, first served; `sources` counts what this server has borrowed.
     """
 
     enabled: bool
     pending: int
     open: list[OpenBorrow] = []
     sources: BorrowedView = BorrowedView()
+    threshold: float | None = None
+    floor: int | None = None
+    cap: int | None = None
 
 
 class AllocationView(Struct):
-    """One server's share of a feature; `threshold` is its borrowing threshold."""
+    """One server's share of a feature, with the limits of borrowing that count for it.
+
+    `to_give` seats are more than its target, `retiring` ones more than it is to have: they go
+    as they come back.
+    """
 
     allocated: int
     in_use: int
     target: int | None
     threshold: float
+    to_give: int = 0
+    retiring: int = 0
+    borrowing: bool = True
+    floor: int | None = None
+    cap: int | None = None
 
 
 class FeatureView(Struct):
-    """`GET /v1/features/F`; always `free + sum(allocated) + commuters == deployed`."""
+    """`GET /v1/features/F`; always `free + sum(allocated) + commuters == deployed`.
+
+    `to_give` seats are still on their way to where the distribution criteria want them,
+    `missing` is what its servers lack to their targets. `index` is the log index that it
+    tells of.
+    """
 
     feature: str
     version: str | None
@@ -244,6 +295,13 @@ class FeatureView(Struct):
     status: str
     borrowing: BorrowingView
     servers: dict[str, AllocationView]
+    over: int = 0  # deployed beyond what is licensed; falls as seats are checked in
+    to_give: int = 0
+    missing: int = 0
+    index: int = 0
+    expires_in_days: int | None = None  # by the pool clock, 0 on the last day
+    warning: str | None = None
+    retired: int = 0  # licensed, and not deployed by an administrator's word
 
 
 class FeatureList(Struct):
@@ -285,14 +343,49 @@ class CodeView(Struct):
     pool: str | None
     status: str
     options: dict[str, str] = {}
+    pool_key: str | None = None
 
 
-class LicenseDocument(Struct):
-    """`GET /v1/license`."""
+class ConflictView(Struct):
+    """A server that was given another license file under the pool's number, and its digest."""
+
+    server: str
+    sha256: str
+
+
+class RefusedView(Struct):
+    """The license file that the pool did not take from the server that answers."""
+
+    source: str
+    sequence: int
+    text: str
+
+
+class CodeRequest(Struct, forbid_unknown_fields=True):
+    """`POST /v1/license/codes`: one code to add to the pool's license file (B11).
+
+    `distribution` is "alpha:10^beta:20" or a map; without it the seats are split evenly.
+    """
+
+    code: Annotated[str, Meta(min_length=1, max_length=32 * 1024)]
+    distribution: (
+        Annotated[str, Meta(min_length=1, max_length=4096)]
+        | Annotated[
+            dict[Name, Annotated[int, Meta(ge=0, le=MAX_COUNT)]], Meta(min_length=1, max_length=64)
+        ]
+        | None
+    ) = None
+    threshold: Annotated[float, Meta(gt=0, le=1)] | None = None
+
+
+class LicenseDocument(Struct, omit_defaults=True):
+    """`GET /v1/license`; `refused` is the answering server's own file, if it is in conflict."""
 
     sequence: int
     text: str
     codes: list[CodeView]
+    conflicts: list[ConflictView] = []
+    refused: RefusedView | None = None
 
 
 class Installed(Struct):
@@ -309,6 +402,34 @@ class LeaderRequest(Struct, forbid_unknown_fields=True):
 
 
 ServerName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)")]
+SeatCount = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+
+
+class DistributionRequest(Struct, forbid_unknown_fields=True):
+    """`PUT /v1/features/F/distribution`: "alpha:10^beta:20" or a map; empty or null for none."""
+
+    distribution: (
+        Annotated[str, Meta(max_length=1000)]
+        | Annotated[dict[ServerName, SeatCount], Meta(max_length=32)]
+        | None
+    )
+
+
+class AllocationsRequest(Struct, forbid_unknown_fields=True):
+    """`POST /v1/features/F/allocations`: `count` more seats, or fewer, `to` a server or to all."""
+
+    count: Annotated[int, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]
+    to: ServerName | None = None
+
+
+class BorrowingRequest(Struct, forbid_unknown_fields=True):
+    """`PUT /v1/features/F/borrowing`: what is left out stays, null goes back to the default."""
+
+    enabled: bool | UnsetType | None = UNSET
+    threshold: Annotated[float, Meta(gt=0, le=1)] | UnsetType | None = UNSET
+    server: ServerName | None = None
+    floor: SeatCount | UnsetType | None = UNSET
+    cap: SeatCount | UnsetType | None = UNSET
 
 
 class ServerRequest(Struct, forbid_unknown_fields=True):
@@ -333,6 +454,30 @@ class LeaderAnswer(Struct):
     leader: str
     term: int
     index: int
+
+
+class AuditLine(Struct, frozen=True):
+    """One change by an administrator, as `core.audit` records it; `time` is the pool's clock."""
+
+    number: int
+    index: int
+    time: str
+    who: str
+    where: str
+    what: str
+    before: str
+    after: str
+    outcome: str
+    previous: str
+    sha256: str
+
+
+class AuditView(Struct):
+    """`GET /v1/audit`: how many records there are, the last one's hash, the last ones."""
+
+    count: int
+    sha256: str
+    records: list[AuditLine]
 
 
 class Readiness(Struct):

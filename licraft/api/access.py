@@ -6,6 +6,7 @@ repr. Source: the contract's section "HTTP API"; RFC 6750 for the answers.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -55,6 +56,14 @@ class Gate:
         self.open = tokens is None
         self._client = _headers(tokens.client) if tokens else ()
         self._admin = _headers(tokens.admin) if tokens else ()
+
+    def bearer(self, authorization: bytes | None) -> str:
+        """Whose token a header has: its role and a short fingerprint, never the token."""
+        if self.open:
+            return "anybody"
+        header = _canonical(authorization or b"")
+        role = "admin" if _matches(header, self._admin) else "client"
+        return f"{role} {hashlib.sha256(header.partition(b' ')[2]).hexdigest()[:8]}"
 
     def refusal(self, access: Access, authorization: bytes | None) -> Problem | None:
         """Why a call with this header is not allowed: 401 or 403 `not_authorized`, or None."""

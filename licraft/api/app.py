@@ -13,8 +13,9 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from licraft.api.calls import Operation, fault_reply, too_large_reply
+from licraft.api.asking import USER_HEADER
 from licraft.api.decoding import Fault, parse_query
+from licraft.api.operations import Operation, fault_reply, too_large_reply
 from licraft.api.replies import Reply, problem, problem_reply
 from licraft.core.outcomes import Code
 
@@ -77,6 +78,8 @@ async def _ask(operation: Operation, scope: Scope, receive: Receive) -> Reply | 
     refused = operation.refusal(authorization)
     if refused is not None:
         return refused
+    client = scope.get("client")
+    operation.attribute(authorization, headers.get(USER_HEADER, b""), client[0] if client else "")
     try:
         params = scope["path_params"] | parse_query(scope["query_string"], operation.call.query)
     except Fault as fault:

@@ -1,6 +1,6 @@
 """Bodies and parameters of requests: bytes -> typed values, or what is wrong and where.
 
-May import msgspec and `wire`. What is wrong is a `Fault`, whose text is for the
+May import msgspec, `core.outcomes` and `wire`. What is wrong is a `Fault`, whose text is for the
 person who wrote the request and whose `field` names the place in it.
 """
 
@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from licraft.core.outcomes import Code
+
 T = TypeVar("T")
 
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<where>.*)`)?$", re.DOTALL)
@@ -26,9 +28,12 @@ _MAX_FIELD = 200
 class Fault(Exception):
     """A request that cannot be understood: `detail` says why, `field` where if that is known."""
 
-    def __init__(self, detail: str, field: str | None = None) -> None:
+    def __init__(
+        self, detail: str, field: str | None = None, code: Code = Code.INVALID_REQUEST
+    ) -> None:
         self.detail = detail
         self.field = field
+        self.code = code
         super().__init__(detail)
 
 
@@ -112,14 +117,19 @@ def fault_of(error: Exception) -> Fault:
     return Fault(f"{what[: 2 * _MAX_FIELD]}{where_text}", place[:_MAX_FIELD] or None)
 
 
-def decode_text(body: bytes) -> str:
-    """A body that is UTF-8 text and not empty; raises Fault."""
+def decode_license(body: bytes) -> str:
+    """A body that is a license file's text, not empty; raises Fault, an `invalid_license`.
+
+    What the text says is the license server's to judge.
+    """
     if not body:
-        raise Fault("the body is empty: text is expected")
+        raise Fault("the license file is empty", code=Code.INVALID_LICENSE)
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Fault(f"the body is not UTF-8 text: {error}") from None
+        line = body.count(b"\n", 0, error.start) + 1
+        detail = f"line {line}: the license file is not UTF-8 text: byte {body[error.start]:#04x}"
+        raise Fault(detail, code=Code.INVALID_LICENSE) from None
 
 
 def parse_query(query: bytes, known: tuple[str, ...]) -> dict[str, str]:

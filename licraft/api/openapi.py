@@ -14,7 +14,8 @@ import msgspec
 
 from licraft import __version__, wire
 from licraft.api.access import Access
-from licraft.api.calls import CALLS, Answer, Call, Health, Parameter, Params
+from licraft.api.calls import CALLS, Health
+from licraft.api.operations import Answer, Call, Parameter, Params
 from licraft.api.replies import TITLES, TYPE_PREFIX
 from licraft.api.service import LicenseService
 from licraft.core.outcomes import Code
@@ -66,6 +67,25 @@ _FEATURE = {
 _LICENSE_TEXT = "pool: acme\nsequence: 7\ncodes:\n  - code: LIC1.eyJ2ZW5kb3IiOiJ4In0.c2lnbmF0dXJl\n"
 
 EXAMPLES: dict[str, Any] = {
+    "AuditView": {
+        "count": 41,
+        "sha256": "9f2c" * 16,
+        "records": [
+            {
+                "number": 41,
+                "index": 1207,
+                "time": "2026-11-21T12:00:00Z",
+                "who": "admin 3f2a91bc (ann@ws12)",
+                "where": "10.0.0.7",
+                "what": "drain server=gamma on=True",
+                "before": "state up, drained False",
+                "after": "state draining, drained True",
+                "outcome": "done",
+                "previous": "51d0" * 16,
+                "sha256": "9f2c" * 16,
+            }
+        ],
+    },
     "CheckoutRequest": {
         "feature": "cad",
         "count": 1,
@@ -74,6 +94,9 @@ EXAMPLES: dict[str, Any] = {
     },
     "HeartbeatRequest": {"tokens": ["TOKEN"], "client": "c-17", "servers_version": 12},
     "CheckinRequest": {"tokens": ["TOKEN"]},
+    "DistributionRequest": {"distribution": "alpha:10^beta:20"},
+    "AllocationsRequest": {"count": 5, "to": "beta"},
+    "BorrowingRequest": {"threshold": 0.7, "server": "beta", "floor": 10, "cap": None},
     "Authorization": {
         "id": "alpha-1-42",
         "token": "TOKEN",
@@ -125,11 +148,13 @@ EXAMPLES: dict[str, Any] = {
         "license": {"sequence": 7, "sha256": "9f86d081884c7d659a2feaa0c55ad015"},
         "trouble": [],
         "version": __version__,
+        "pool_key": "mC5uDc1yQyW4m0Ds8w9m0CzH3q6M8Yb1xk7s8V3nP2E",
     },
     "FeatureView": _FEATURE,
     "FeatureList": {"features": [_FEATURE]},
     "LicenseDocument": {"sequence": 7, "text": _LICENSE_TEXT, "codes": []},
     "Installed": {"sequence": 7, "index": 812},
+    "CodeRequest": {"code": "LIC1.eyJjb3VudCI6MTB9.c2lnbmF0dXJl", "distribution": "alpha:10"},
     "LeaderRequest": {"server": "beta"},
     "LeaderAnswer": {"leader": "beta", "term": 4, "index": 813},
     "ServerRequest": {"name": "delta", "api": "http://delta:7700", "peer": "delta:7800"},

@@ -29,8 +29,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from licraft.api.app import PENDING
-from licraft.api.calls import Operation
 from licraft.api.limits import Limits
+from licraft.api.operations import Operation
 from licraft.api.replies import JSON, Reply, http_bytes, problem, problem_reply, status_line
 from licraft.core.outcomes import Code
 from licraft.wire import MAX_BODY_BYTES

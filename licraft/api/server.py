@@ -22,9 +22,10 @@ from starlette.routing import BaseRoute
 
 from licraft.api.access import Gate, Tokens
 from licraft.api.app import build_app
-from licraft.api.calls import CALLS, CLIENT_CALLS, Broken, Operation
+from licraft.api.calls import CALLS, CLIENT_CALLS
 from licraft.api.limits import Limits
 from licraft.api.openapi import OPENAPI
+from licraft.api.operations import Broken, Operation
 from licraft.api.protocol import LicenseProtocol, Shared
 from licraft.api.service import LicenseService
 from licraft.errors import InvariantBroken, SettingsError

@@ -11,11 +11,16 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from licraft.wire import (
+    AllocationsRequest,
+    AuditView,
     Authorization,
     AuthorizationList,
+    BorrowingRequest,
     CheckinAnswer,
     CheckinRequest,
     CheckoutRequest,
+    CodeRequest,
+    DistributionRequest,
     FeatureList,
     FeatureView,
     HeartbeatAnswer,
@@ -56,6 +61,10 @@ class LicenseService(Protocol):
         """Write down what the answers given so far promise; called before they leave."""
         ...
 
+    async def reached(self, index: int) -> Problem | None:
+        """Wait until the log is applied here up to an index; a problem if that takes too long."""
+        ...
+
     def pool(self) -> PoolView:
         """The pool as this server sees it."""
         ...
@@ -78,6 +87,10 @@ class LicenseService(Protocol):
         """End an authorization on whichever server granted it; None when done."""
         ...
 
+    def audit(self, after: int) -> AuditView:
+        """What administrators changed, after the record of this number; the last ones."""
+        ...
+
     def license(self) -> LicenseDocument:
         """The installed redundant license file (sequence 0 and no text if none)."""
         ...
@@ -86,12 +99,32 @@ class LicenseService(Protocol):
         """Verify and commit a redundant license file."""
         ...
 
+    async def add_code(self, request: CodeRequest) -> Installed | Problem:
+        """Add a license code to the redundant license file."""
+        ...
+
     async def lead(self, server: str) -> LeaderAnswer | Problem:
         """Hand leadership to `server`, and wait until it leads."""
         ...
 
     async def drain(self, server: str, *, on: bool) -> ServerAnswer | Problem:
         """Have a server give its seats and clients to the others, or take them again."""
+        ...
+
+    async def distribute(self, feature: str, request: DistributionRequest) -> FeatureView | Problem:
+        """Share a feature's seats out among the servers."""
+        ...
+
+    async def add_allocations(
+        self, feature: str, request: AllocationsRequest
+    ) -> FeatureView | Problem:
+        """Deploy more of a feature's seats, or retire some."""
+        ...
+
+    async def bound_borrowing(
+        self, feature: str, request: BorrowingRequest
+    ) -> FeatureView | Problem:
+        """Bound borrowing of a feature, at one server or at all."""
         ...
 
     async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:

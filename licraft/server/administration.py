@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
-from licraft.core.commands import Command, Drain, PreferLeader
+from licraft.core.commands import Command, Drain, PreferLeader, RemoveAuthorization
 from licraft.core.outcomes import Code, Effect, Outcome
 from licraft.core.state import PoolState
 from licraft.errors import LicenseError, NotExecuted, OutcomeUnknown, Overloaded
 from licraft.replication.engine import Engine
 from licraft.server.answers import Answers
-from licraft.server.license_keeper import LicenseKeeper
+from licraft.server.asker import audited
+from licraft.server.license_keeper import LicenseKeeper, pairs_of
 from licraft.server.pool import ReplicatedPool
 from licraft.server.proposer import Proposer
-from licraft.wire import Installed, LeaderAnswer, Problem, ServerAnswer
+from licraft.wire import CodeRequest, Installed, LeaderAnswer, Problem, ServerAnswer
 
 log = logging.getLogger(__name__)
 
 _COMMIT_S = 5.0
+_INSTALL_S = 12.0
 _LEAD_S = 5.0
 _LOOK_S = 0.05
 
@@ -51,11 +54,26 @@ class Administration:
 
     async def install_license(self, text: str) -> Installed | Problem:
         """Verify a redundant license file and commit it."""
+        return await self._installed(lambda: self._keeper.install(text))
+
+    async def add_code(self, request: CodeRequest) -> Installed | Problem:
+        """Add a license code to the redundant license file and commit that (B11)."""
+        try:
+            pairs = pairs_of(request.distribution, self.state.servers)
+        except ValueError as fault:
+            return Problem(400, Code.INVALID_REQUEST, str(fault), field="distribution")
+        return await self._installed(
+            lambda: self._keeper.add_code(request.code, pairs, request.threshold)
+        )
+
+    async def _installed(self, install: Callable[[], Awaitable[int]]) -> Installed | Problem:
+        """The number of the file that was installed, or why there is none."""
         refusal = self._answers.refusal(recovering_too=False)
         if refusal is not None:
             return refusal
         try:
-            sequence = await self._keeper.install(text)
+            async with asyncio.timeout(_INSTALL_S):
+                sequence = await install()
         except LicenseError as fault:
             status = 409 if fault.code == Code.STALE_SEQUENCE else 422
             sequence = self.state.license.sequence
@@ -64,6 +82,9 @@ class Administration:
             return self._not_done("installed", fault)
         except OutcomeUnknown as fault:
             return self._answers.elsewhere(Code.OUTCOME_UNKNOWN, f"perhaps installed: {fault}")
+        except TimeoutError:
+            detail = f"not installed within {_INSTALL_S:g} s, perhaps later: look, then repeat"
+            return self._answers.elsewhere(Code.OUTCOME_UNKNOWN, detail)
         return Installed(sequence, self.state.index)
 
     async def lead(self, server: str) -> LeaderAnswer | Problem:
@@ -112,6 +133,19 @@ class Administration:
             return Problem(409, Code.INVALID_REQUEST, detail, field="server")
         return ServerAnswer(server, member.word, self.state.index)
 
+    async def remove(self, id: str, holder: str) -> Problem | None:
+        """Write into the audit that an authorization is to end; then it may be ended."""
+        refusal = self._answers.refusal(recovering_too=False)
+        if refusal is not None:
+            return refusal
+        outcome = await self._commit(RemoveAuthorization(id, holder))
+        return outcome if isinstance(outcome, Problem) else None
+
+    async def commit(self, command: Command) -> Outcome | Problem:
+        """What became of an administrator's command, or why this server cannot take it."""
+        refusal = self._answers.refusal(recovering_too=False)
+        return refusal if refusal is not None else await self._commit(command)
+
     def _unknown(self, server: str) -> Problem:
         known = ", ".join(self.state.servers)
         detail = f"no server {server} in this pool; it has {known}"
@@ -121,7 +155,7 @@ class Administration:
         """What became of a command, or why that cannot be told."""
         try:
             async with asyncio.timeout(_COMMIT_S):
-                return await self._proposer.submit(command)
+                return await self._proposer.submit(audited(command))
         except NotExecuted as fault:
             return self._not_done("done", fault)
         except OutcomeUnknown as fault:

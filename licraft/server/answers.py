@@ -111,10 +111,12 @@ class Answers:
         """Why a request for `count` seats that was understood gets none."""
         if code is Code.NO_SEATS:
             asked = f"{count} asked for" if count > 1 else "none left"
+            detail = f"{pool.feature}: {asked}, {in_use} of {pool.deployed} seats are in use"
+            bound = _bound(pool, self._server, count) if in_use + count <= pool.deployed else ""
             return Problem(
                 409,
                 code,
-                f"{pool.feature}: {asked}, {in_use} of {pool.deployed} seats are in use",
+                detail + bound,
                 in_use=in_use,
                 deployed=pool.deployed,
                 waiting=waiting,
@@ -144,6 +146,20 @@ class Answers:
         else:
             return None
         return Problem(403, Code.NOT_LICENSED, detail)
+
+
+def _bound(pool: FeaturePool, server: str, count: int) -> str:
+    """What keeps seats that nobody holds from a server: the limits of borrowing, for people."""
+    here = pool.allocations.get(server, 0)
+    cap = pool.limits_at(server).cap
+    if not pool.borrows(server):
+        return f"; {server} has {here} of them, and borrowing is off there"
+    if cap is not None and cap < max(here + 1, count):
+        return f"; {server} has {here} of them, and may not borrow beyond {cap}"
+    others = [name for name in pool.allocations if name != server]
+    if any(pool.lendable(name) < pool.allocations[name] for name in others):
+        return "; others keep theirs, where borrowing is off or has a floor"
+    return ""
 
 
 def license_fault(pool: FeaturePool) -> str:

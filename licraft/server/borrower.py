@@ -33,12 +33,12 @@ class Borrower:
         self._proposer = proposer
         self._clock = clock
         self._borrows = 0
+        # What was borrowed for who still waits: it is not given up for the sake of a target.
+        self._received: dict[str, int] = {}
 
     def threshold(self, pool: FeaturePool) -> float:
         """The part of its allocation above which this server borrows (B1)."""
-        if pool.threshold is not None:
-            return pool.threshold
-        return self._grants.state.servers[self._server].threshold
+        return pool.threshold_at(self._server, self._grants.state.servers[self._server].threshold)
 
     def consider(self, desk: Desk, reason: Reason = Reason.REQUEST) -> None:
         """Borrow if this server is insufficient or somebody waits; called by each request."""
@@ -59,7 +59,7 @@ class Borrower:
     def tick(self, desk: Desk) -> None:
         """Deny who has waited long enough, serve who can be, ask for who was not asked for."""
         pool = self._grants.state.table.features.get(desk.feature)
-        if not (desk.queue or desk.borrow or (pool and (pool.pending or pool.over))):
+        if not (desk.queue or desk.borrow or (pool and self._concerned(pool))):
             return  # As nearly always, and there may be thousands of desks.
         now = self._clock.now()
         if pool is None or pool.status is not CodeStatus.VALID:
@@ -84,10 +84,18 @@ class Borrower:
         """This server's seats of a feature may have changed: update the record of them (B33)."""
         desk = self._grants.desk(feature)
         allocation = self._grants.allocation(feature)
+        received = self._received.pop(feature, 0)
         if allocation > desk.allocated and desk.borrow:
             desk.received_s = self._clock.now()
+            received += allocation - desk.allocated
         desk.allocated = allocation
+        self._received[feature] = received
+        in_use = self._grants.record.in_use.get(feature, 0)
         self._grants.serve(desk)
+        received -= self._grants.record.in_use.get(feature, 0) - in_use
+        del self._received[feature]
+        if received > 0 and desk.queue:
+            self._received[feature] = received
         self.offer(desk)
 
     def borrowed(self, event: SeatsBorrowed) -> None:
@@ -128,38 +136,42 @@ class Borrower:
         desk = self._grants.desk(pool.feature)
         count = 0
         if borrow.server != self._server:
-            count = min(self._spare(desk, pool, borrow, level), self._lacks(borrow, level))
+            count = min(self._spare(desk, pool, borrow, level), self._lacks(pool, borrow, level))
         return self._release(desk, count, borrow.server, borrow.id, level, leader)
 
     def yields(self, desk: Desk) -> bool:
-        """Whether somebody waits at another server who came before this desk's oldest request."""
+        """Whether what is unused here is for somebody else than who waits at this desk.
+
+        That is the pool, to which this server has to give seats up, or who waits at another
+        server, may get them, and came before this desk's oldest request.
+        """
         pool = self._grants.state.table.features.get(desk.feature)
-        if pool is None or not pool.pending:
+        if pool is None or not self._concerned(pool):
             return False
-        return any(
-            borrow.need > 0
+        if self._overdue(desk, pool):
+            return True
+        return self._lendable(desk, pool) > 0 and any(
+            self._lacks(pool, borrow, Level.OFFERED) > 0
             and borrow.server != self._server
             and (not desk.since or borrow.since < desk.since)
             for borrow in pool.pending.values()
         )
 
     def offer(self, desk: Desk) -> None:
-        """Seats came free: retire what is too many, or give them to who waits elsewhere."""
+        """Seats came free: give up what is too many here, or lend to who waits elsewhere."""
         pool = self._grants.state.table.features.get(desk.feature)
-        if pool is None or not (pool.pending or pool.over) or not self._grants.may_act():
+        if pool is None or not self._concerned(pool) or not self._grants.may_act():
             return
+        if count := self._overdue(desk, pool):
+            self._release(desk, count, "", "", Level.OFFERED, leader=False)
         if pool.over:
-            count = min(pool.over, self._grants.returnable(desk))
-            if count:
-                self._release(desk, count, "", "", Level.OFFERED, leader=False)
             return
         for borrow in sorted(pool.pending.values(), key=lambda b: (b.since, b.server)):
             # Of a borrow for which the leader still looks it will ask this server too.
             if borrow.server == self._server or not (borrow.exhausted or desk.queue):
                 continue
-            if self._lacks(borrow, Level.OFFERED):
-                count = self._spare(desk, pool, borrow, Level.UNUSED)
-                count = min(count, self._lacks(borrow, Level.OFFERED))
+            if lacking := self._lacks(pool, borrow, Level.OFFERED):
+                count = min(lacking, self._spare(desk, pool, borrow, Level.UNUSED))
                 if count:
                     self._release(desk, count, borrow.server, borrow.id, Level.OFFERED, False)
 
@@ -172,6 +184,7 @@ class Borrower:
 
     def reset(self) -> None:
         """A new incarnation has asked for nothing and promised nothing."""
+        self._received.clear()
         for desk in self._grants.desks.values():
             desk.set_aside = 0
             desk.borrow = ""
@@ -185,7 +198,8 @@ class Borrower:
         now = self._clock.now()
         queued = desk.waiting
         elsewhere = pool.deployed - pool.commuters - allocation
-        if pool.status is not CodeStatus.VALID or pool.over or not pool.borrowing or elsewhere <= 0:
+        elsewhere = min(elsewhere, pool.room(self._server))
+        if pool.status is not CodeStatus.VALID or pool.over or elsewhere <= 0:
             self._nothing(desk)
             return
         need = min(elsewhere, max(0, in_use + desk.set_aside + queued - allocation))
@@ -277,6 +291,7 @@ class Borrower:
     def _spare(self, desk: Desk, pool: FeaturePool, borrow: PendingBorrow, level: Level) -> int:
         """How many seats this server can give to a borrow."""
         unused = self._grants.unused(desk) if self._grants.may_act() else 0
+        unused = min(unused, self._lendable(desk, pool))
         if desk.queue and desk.since and desk.since <= borrow.since:
             return 0
         if level is Level.UNUSED:
@@ -289,9 +304,27 @@ class Borrower:
             unused, surplus(in_use, self._grants.allocation(desk.feature), self.threshold(pool))
         )
 
-    def _lacks(self, borrow: PendingBorrow, level: Level) -> int:
+    def _lacks(self, pool: FeaturePool, borrow: PendingBorrow, level: Level) -> int:
         """What a giver covers at a level: comfort from spare seats, need from all."""
-        return borrow.want if level is Level.SPARE else borrow.need
+        lacking = borrow.want if level is Level.SPARE else borrow.need
+        return min(lacking, pool.room(borrow.server))
+
+    def _lendable(self, desk: Desk, pool: FeaturePool) -> int:
+        """The seats that borrowing may still take from this server."""
+        return max(0, pool.lendable(self._server) - desk.set_aside)
+
+    def _overdue(self, desk: Desk, pool: FeaturePool) -> int:
+        """The seats that nobody holds, and that are too many: here, or in the whole pool."""
+        returnable = self._grants.returnable(desk)
+        if pool.over:
+            return min(returnable, max(pool.over, pool.owed(self._server)))
+        received = self._received.get(desk.feature, 0) if desk.queue else 0
+        owed = pool.owed(self._server) - desk.set_aside
+        return max(0, min(owed, returnable - received))
+
+    def _concerned(self, pool: FeaturePool) -> bool:
+        """Whether seats may have to go from this server, to whomever."""
+        return bool(pool.pending or pool.over or pool.owed(self._server))
 
     def _release(
         self, desk: Desk, count: int, to: str, borrow: str, level: Level, leader: bool

@@ -9,15 +9,18 @@ section 5; claims R7a, R8, R9, B30, B31.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
-from typing import cast
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar, cast
+
+import msgspec
 
 from licraft.core.commands import Reason
 from licraft.core.license import CodeStatus
 from licraft.core.outcomes import Code
 from licraft.core.record import Authorization
 from licraft.core.state import PoolState
-from licraft.errors import PeerUnreachable
+from licraft.errors import InvariantBroken, PeerUnreachable
 from licraft.server.answers import Answers
 from licraft.server.borrower import Borrower
 from licraft.server.desk import Decision, Denial, Desk
@@ -25,6 +28,7 @@ from licraft.server.failover import Failover
 from licraft.server.grants import MAX_AUTHORIZATIONS, Grants, same_request
 from licraft.server.ids import Ids
 from licraft.server.pool import ReplicatedPool
+from licraft.server.proof import Prover
 from licraft.server.reports import Reports
 from licraft.server.standing import Standing
 from licraft.server.tokens import ClientFields
@@ -40,11 +44,17 @@ from licraft.wire import (
     Problem,
 )
 
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
 _NOBODY: ClientFields = ("", "", "", 0, "")
 
 CheckoutResult = tuple[int, Granted | Problem]
 HeartbeatsResult = tuple[int, HeartbeatAnswer | Problem]
 CheckinResult = tuple[int, CheckinAnswer | Problem]
+
+Request = TypeVar("Request", CheckoutRequest, HeartbeatRequest)
+Body = TypeVar("Body")
 
 
 class ClientCalls:
@@ -60,8 +70,10 @@ class ClientCalls:
         failover: Failover,
         answers: Answers,
         reports: Reports,
+        prover: Prover,
     ) -> None:
         self._server = server
+        self._prover = prover
         self._pool = pool
         self._standing = standing
         self._grants = grants
@@ -78,6 +90,8 @@ class ClientCalls:
 
     def checkout(self, request: CheckoutRequest) -> CheckoutResult | Awaitable[CheckoutResult]:
         """Grant seats: 201, or 200 for a repeated `id`, or a problem."""
+        if request.nonce:
+            return self._proved(request, self.checkout, self._prover.checkout)
         if not self._standing.may_grant():
             refusal = self._answers.refusal()
             if refusal is not None:
@@ -122,11 +136,13 @@ class ClientCalls:
         self, request: HeartbeatRequest
     ) -> HeartbeatsResult | Awaitable[HeartbeatsResult]:
         """Renew what a client holds; what another server granted becomes a request (R9)."""
+        if request.nonce:
+            return self._proved(request, self.heartbeat, self._prover.heartbeat)
         refusal = self._answers.refusal(recovering_too=False)
         if refusal is not None:
             return refusal.status, refusal
-        results: list[HeartbeatResult | Awaitable[HeartbeatResult]] = []
-        waits = False
+        results: list[HeartbeatResult | asyncio.Future[HeartbeatResult]] = []
+        waiting: list[asyncio.Future[HeartbeatResult]] = []
         grants = self._grants
         find, renew, ttl_s = grants.record.find, grants.renew, self._pool.state.ttl_s
         for token in request.tokens:
@@ -136,10 +152,15 @@ class ClientCalls:
                 results.append(HeartbeatResult(authorization.id, "renewed", ttl_s))
                 continue
             result = self._failover.heartbeat(token, request.confirm)
-            waits = waits or not isinstance(result, HeartbeatResult)
+            if not isinstance(result, HeartbeatResult):
+                result = asyncio.ensure_future(result)
+                waiting.append(result)
             results.append(result)
-        if waits:
-            return self._gathered(results, request.servers_version)
+        if waiting:
+            answer = asyncio.ensure_future(self._gathered(request, results))
+            # A caller who goes away ends their waiting, even one that is gone by now.
+            answer.add_done_callback(lambda _: [one.cancel() for one in waiting])
+            return answer
         done = cast(list[HeartbeatResult], results)
         return 200, self._answers.heartbeats(done, request.servers_version)
 
@@ -166,6 +187,30 @@ class ClientCalls:
         if elsewhere:
             return self._passed_on(elsewhere, released, unknown)
         return 200, CheckinAnswer(released, unknown)
+
+    def _proved(
+        self,
+        request: Request,
+        ask: Callable[[Request], tuple[int, Body] | Awaitable[tuple[int, Body]]],
+        prove: Callable[[str, tuple[int, Body]], None],
+    ) -> tuple[int, Body] | Awaitable[tuple[int, Body]]:
+        """Answer a request as without its nonce, with a proof that this is the pool's server."""
+        nonce = request.nonce if isinstance(request.nonce, str) else ""
+        result = ask(msgspec.structs.replace(request, nonce=None))
+        if isinstance(result, tuple):
+            prove(nonce, result)
+            return result
+        return self._proved_later(nonce, result, prove)
+
+    async def _proved_later(
+        self,
+        nonce: str,
+        result: Awaitable[tuple[int, Body]],
+        prove: Callable[[str, tuple[int, Body]], None],
+    ) -> tuple[int, Body]:
+        done = await result
+        prove(nonce, done)
+        return done
 
     def _denied(self, desk: Desk, code: Code, count: int) -> CheckoutResult:
         pool = self.state.table.features.get(desk.feature)
@@ -204,15 +249,34 @@ class ClientCalls:
         return 201, self._answers.granted(result, self.state.ttl_s)
 
     async def _gathered(
-        self, results: Iterable[HeartbeatResult | Awaitable[HeartbeatResult]], version: int
+        self,
+        request: HeartbeatRequest,
+        results: Sequence[HeartbeatResult | asyncio.Future[HeartbeatResult]],
     ) -> HeartbeatsResult:
-        """Wait for the results that have to wait for a borrow."""
-        done = [r if isinstance(r, HeartbeatResult) else await r for r in results]
+        """Wait for all that have to wait, at the same time: as long as the longest takes."""
+        waiting = [result for result in results if isinstance(result, asyncio.Future)]
+        await asyncio.gather(*waiting, return_exceptions=True)
+        done = [
+            result if isinstance(result, HeartbeatResult) else self._outcome(token, result)
+            for token, result in zip(request.tokens, results, strict=True)
+        ]
         # If the lease ran out meanwhile nothing may be confirmed.
         refusal = self._answers.refusal(recovering_too=False)
         if refusal is not None:
             return refusal.status, refusal
-        return 200, self._answers.heartbeats(done, version)
+        return 200, self._answers.heartbeats(done, request.servers_version)
+
+    def _outcome(self, token: str, waited: asyncio.Future[HeartbeatResult]) -> HeartbeatResult:
+        """What came of one; that of a fault of ours is not known, and its client asks again."""
+        error = None if waited.cancelled() else waited.exception()
+        if isinstance(error, InvariantBroken):
+            raise error
+        if error is None and not waited.cancelled():
+            return waited.result()
+        if error is not None:
+            log.error("a heartbeat of one authorization failed", exc_info=error)
+        fields = self._grants.mint.open(token)
+        return HeartbeatResult(fields.id if fields else "", "pending", retry_after=_RETRY_S)
 
     async def _passed_on(
         self, elsewhere: dict[str, list[str]], released: list[str], unknown: list[str]

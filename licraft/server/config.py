@@ -32,4 +32,5 @@ class ServerConfig:
     vendor_keys: tuple[VendorPublicKey, ...] = ()
     license_file: Path | None = None
     leader_handback: bool = True
+    expiry_grace_s: float = 0.0
     tick_s: float = 0.05

@@ -64,7 +64,7 @@ class Failover:
         if self._grants.was_struck(fields.id):
             return HeartbeatResult(fields.id, "lost", code=Code.REMOVED)
         if self._grants.record.leaves(fields.id):
-            return _pending(fields.id)
+            return self._pending(fields)
         if self._standing.recovering_s() and not self._grants.has_gone(fields.id):
             return self._recovered(fields, token, confirm)
         holder = self._holder(fields)
@@ -102,7 +102,7 @@ class Failover:
     ) -> HeartbeatResult | Awaitable[HeartbeatResult]:
         """Have it from the server that acts and has it on record (section 10, case 2)."""
         came = self._moves.claim(fields, holder)
-        return self._claimed(fields, holder, came) if came is not None else _pending(fields.id)
+        return self._claimed(fields, holder, came) if came is not None else self._pending(fields)
 
     async def _claimed(
         self, fields: TokenFields, asked: str, came: asyncio.Future[bool]
@@ -114,7 +114,7 @@ class Failover:
         if came.cancelled() and holder is not None and _may_be_adopted_from(holder):
             return HeartbeatResult(fields.id, "confirm", down_index=holder.down_index)
         if not done or came.cancelled():
-            return _pending(fields.id)
+            return self._pending(fields)
         if came.result():
             return self._adopted(fields)
         known = self._grants.record.get(fields.id)
@@ -123,7 +123,7 @@ class Failover:
         if self._grants.was_struck(fields.id):
             return HeartbeatResult(fields.id, "lost", code=Code.REMOVED)
         if holder is not None and holder.name != asked:
-            return _pending(fields.id)  # It moved on before it could be asked for.
+            return self._pending(fields)  # It moved on before it could be asked for.
         result = self._convert(fields)
         return result if isinstance(result, HeartbeatResult) else await result
 
@@ -137,14 +137,14 @@ class Failover:
         try:
             outcome = await asyncio.shield(adopted)
         except ProposalError:
-            return _pending(fields.id)
-        return self._adopted(fields) if outcome.effect is Effect.DONE else _pending(fields.id)
+            return self._pending(fields)
+        return self._adopted(fields) if outcome.effect is Effect.DONE else self._pending(fields)
 
     def _adopted(self, fields: TokenFields) -> HeartbeatResult:
         """It is on record here, if it has not ended again."""
         known = self._grants.record.get(fields.id)
         if known is None or not same_request(known, fields.feature, fields.count, fields.client):
-            return _pending(fields.id)
+            return self._pending(fields)
         ttl_s = self._grants.state.ttl_s
         return HeartbeatResult(known.id, "adopted", ttl_s, known.token, self._server)
 
@@ -159,7 +159,7 @@ class Failover:
         desk = self._grants.desk(fields.feature)
         here = self._whereabouts(fields) == self._server
         if not here or fields.count > self._grants.returnable(desk):
-            return _pending(fields.id)
+            return self._pending(fields)
         # Below zero, so that it is the log index of no down.
         recovery = -self._grants.incarnation
         if confirm.get(fields.id) != recovery:
@@ -174,7 +174,7 @@ class Failover:
     def _convert(self, fields: TokenFields) -> HeartbeatResult | Awaitable[HeartbeatResult]:
         """Make a request of a heartbeat (R9): the seats come from here, not from its issuer."""
         if self._grants.has_gone(fields.id) or self._standing.recovering_s():
-            return _pending(fields.id)
+            return self._pending(fields)
         pool = self._grants.state.table.features.get(fields.feature)
         if pool is None:
             return HeartbeatResult(fields.id, "lost", code=Code.UNKNOWN_FEATURE)
@@ -212,8 +212,17 @@ class Failover:
         issuer = self._grants.state.servers.get(fields.server)
         may_return = issuer is not None and fields.server != self._server and not issuer.reclaimed
         if may_return or result.code is not Code.NO_SEATS:
-            return _pending(fields.id)
+            return self._pending(fields)
         return HeartbeatResult(fields.id, "lost", code=result.code)
+
+    def _pending(self, fields: TokenFields) -> HeartbeatResult:
+        """Not now: the client goes on under what validity it has, and asks again.
+
+        Where that does not follow from its token, it is told where to ask.
+        """
+        at = self._whereabouts(fields)
+        hint = None if at in (fields.server, self._server) else at
+        return HeartbeatResult(fields.id, "pending", server=hint, retry_after=_RETRY_S)
 
     def _converted(self, a: Authorization) -> HeartbeatResult:
         ttl_s = self._grants.state.ttl_s
@@ -223,8 +232,3 @@ class Failover:
 def _may_be_adopted_from(holder: ServerState) -> bool:
     """Whether what it had granted is still as it was: it is down, and not reclaimed."""
     return holder.status is ServerStatus.DOWN and not holder.reclaimed
-
-
-def _pending(id: str) -> HeartbeatResult:
-    """Not now: the client goes on under what validity it has, and asks again."""
-    return HeartbeatResult(id, "pending", retry_after=_RETRY_S)

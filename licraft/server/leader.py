@@ -242,7 +242,7 @@ class Leader:
         }
 
     def _surplus(self, pool: FeaturePool, server: ServerState) -> int:
-        threshold = server.threshold if pool.threshold is None else pool.threshold
+        threshold = pool.threshold_at(server.name, server.threshold)
         allocation = pool.allocations.get(server.name, 0)
         return surplus(server.in_use.get(pool.feature, 0), allocation, threshold)
 

@@ -20,10 +20,12 @@ from licraft.replication.engine import Engine
 from licraft.server import views
 from licraft.server.administration import Administration
 from licraft.server.answers import Answers
+from licraft.server.audit_log import AuditLog
 from licraft.server.borrower import Borrower
 from licraft.server.client_calls import ClientCalls, HeartbeatsResult
 from licraft.server.clock import Clock, SystemClock
 from licraft.server.config import ServerConfig
+from licraft.server.criteria import Criteria
 from licraft.server.draining import Draining, successors
 from licraft.server.failover import Failover
 from licraft.server.grants import Grants
@@ -32,13 +34,19 @@ from licraft.server.license_keeper import LicenseKeeper
 from licraft.server.members import Members
 from licraft.server.moves import Moves
 from licraft.server.pool import ReplicatedPool
+from licraft.server.proof import Prover
 from licraft.server.proposer import Proposer
 from licraft.server.reactions import Reactions
 from licraft.server.record_log import RecordLog, boot_id
 from licraft.server.reports import LIST_LIMIT, Reports
 from licraft.server.standing import Standing
 from licraft.wire import (
+    AllocationsRequest,
+    AuditView,
     AuthorizationList,
+    BorrowingRequest,
+    CodeRequest,
+    DistributionRequest,
     FeatureList,
     FeatureView,
     HeartbeatRequest,
@@ -57,6 +65,8 @@ __all__ = ["LicenseServer", "ServerConfig"]
 log = logging.getLogger(__name__)
 
 _REPORT_S = 1.0
+_REACH_S = 5.0
+_REACH_LOOK_S = 0.01
 
 
 class LicenseServer:
@@ -102,9 +112,11 @@ class LicenseServer:
             config.vendor_keys,
             config.data_dir / "license.yaml",
             config.license_file,
+            config.expiry_grace_s,
         )
         self.answers = Answers(name, self.standing, self.keeper)
         self.administration = Administration(pool, engine, self.proposer, self.keeper, self.answers)
+        self.criteria = Criteria(pool, self.answers, self.administration.commit)
         self.members = Members(pool, engine, self.proposer, self.answers)
         self.moves = Moves(name, self.grants, self.standing, self.proposer, self.clock)
         self.failover = Failover(
@@ -136,13 +148,16 @@ class LicenseServer:
             self.failover,
             self.answers,
             self.reports,
+            Prover(name, lambda: pool.state, self.grants.record.get),
         )
         # Bound here and not called from methods of this class: they are what a server does
         # all day, and another call costs them some percent.
         self.checkout = calls.checkout
+        self._calls = calls
         self._renewing = calls.heartbeat
         self.heartbeat = self._renewing  # `tick` binds another while it drains.
         self.checkin = calls.checkin
+        self.audit_log = AuditLog(config.data_dir / "audit.log")
         reactions = Reactions(
             config,
             pool,
@@ -155,6 +170,7 @@ class LicenseServer:
             self.members,
             self.moves,
             self.engine_changed,
+            self.audit_log,
         )
         pool.on_applied = reactions.applied
         pool.on_restored = reactions.restored
@@ -189,6 +205,16 @@ class LicenseServer:
 
     # -- observation and administration -----------------------------------------------
 
+    async def reached(self, index: int) -> Problem | None:
+        """Wait until the log is applied here up to an index; a problem if that takes too long."""
+        deadline_s = asyncio.get_running_loop().time() + _REACH_S
+        while self.state.index < index:
+            if asyncio.get_running_loop().time() >= deadline_s:
+                detail = f"{self.name} knows the log up to {self.state.index}, not to {index} yet"
+                return self.answers.elsewhere(Code.NO_QUORUM, detail)
+            await asyncio.sleep(_REACH_LOOK_S)
+        return None
+
     def pool(self) -> PoolView:
         """The pool as this server sees it."""
         return views.pool_view(self)
@@ -218,6 +244,11 @@ class LicenseServer:
 
     async def remove_authorization(self, id: str) -> Problem | None:
         """End an authorization on whichever server granted it; None when done."""
+        known = self.grants.record.get(id)
+        line = known if known is not None else await self.reports.find(self.state.servers, id)
+        refusal = await self.administration.remove(id, views.holder(line) if line else "")
+        if refusal is not None:
+            return refusal
         if self.grants.strike(id):
             return None
         found, silent = await self.reports.strike_anywhere(self.state.servers, id)
@@ -228,13 +259,21 @@ class LicenseServer:
             return Problem(503, Code.OUTCOME_UNKNOWN, detail, retry_after=1.0)
         return Problem(404, Code.NOT_FOUND, f"no authorization {id} in this pool")
 
+    def audit(self, after: int) -> AuditView:
+        """What administrators changed, after the record of this number; the last ones."""
+        return views.audit_view(self.state, after)
+
     def license(self) -> LicenseDocument:
         """The installed redundant license file."""
-        return views.license_document(self.state)
+        return views.license_document(self)
 
     async def install_license(self, text: str) -> Installed | Problem:
         """Verify a redundant license file and commit it."""
         return await self.administration.install_license(text)
+
+    async def add_code(self, request: CodeRequest) -> Installed | Problem:
+        """Add a license code to the redundant license file."""
+        return await self.administration.add_code(request)
 
     async def lead(self, server: str) -> LeaderAnswer | Problem:
         """Hand leadership to `server`, and wait until it leads."""
@@ -243,6 +282,22 @@ class LicenseServer:
     async def drain(self, server: str, *, on: bool) -> ServerAnswer | Problem:
         """Have a server give its seats and clients to the others, or take them again."""
         return await self.administration.drain(server, on=on)
+
+    async def distribute(self, feature: str, request: DistributionRequest) -> FeatureView | Problem:
+        """Share a feature's seats out among the servers."""
+        return await self.criteria.distribute(feature, request) or self.feature(feature)
+
+    async def add_allocations(
+        self, feature: str, request: AllocationsRequest
+    ) -> FeatureView | Problem:
+        """Deploy more of a feature's seats, or retire some."""
+        return await self.criteria.add(feature, request) or self.feature(feature)
+
+    async def bound_borrowing(
+        self, feature: str, request: BorrowingRequest
+    ) -> FeatureView | Problem:
+        """Bound borrowing of a feature, at one server or at all."""
+        return await self.criteria.bound(feature, request) or self.feature(feature)
 
     async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:
         """Have a server join the pool."""
@@ -261,14 +316,16 @@ class LicenseServer:
     def tick(self) -> None:
         """Do what time makes due; called every `config.tick_s`."""
         self.standing.tick()
+        ended = self.keeper.expiry.any_ended()
+        self._renewing = self._ending if ended else self._calls.heartbeat
         self.heartbeat = self._sending_away if self.standing.draining else self._renewing
         if self.standing.renewal_due():
             for desk in self.grants.desks.values():
                 self.borrower.sample(desk)
             self.standing.renew({f: n for f, n in self.grants.record.in_use.items() if n})
         may_grant = self.may_grant()
+        self.keeper.tick(acts=self.standing.acts())
         if may_grant:
-            self.keeper.offer()
             self.grants.keep_log()
         elif not self.standing.acts():
             self.grants.turn_away(Code.NO_QUORUM)
@@ -312,6 +369,7 @@ class LicenseServer:
         if self._reporting is not None:
             self._reporting.cancel()
         self.proposer.close()
+        await self.audit_log.close()
         if self.standing.up:
             self._record_log.close_orderly()
 
@@ -328,6 +386,10 @@ class LicenseServer:
     def engine_changed(self) -> None:
         """The leader, the term or a connection changed."""
         self.answers.refresh(self.state, self.engine.status())
+
+    def _ending(self, request: HeartbeatRequest) -> HeartbeatsResult | Awaitable[HeartbeatsResult]:
+        """Heartbeats while a feature has expired whose holders are not renewed any more."""
+        return self.keeper.expiry.heartbeat(request, self.grants.mint, self._calls.heartbeat)
 
     def _sending_away(
         self, request: HeartbeatRequest

@@ -85,6 +85,7 @@ async def start_server(settings: Settings) -> RunningServer:
         vendor_keys=tuple(keys),
         license_file=settings.license_file,
         leader_handback=settings.leader_handback,
+        expiry_grace_s=settings.expiry_grace_s,
     )
     tls = settings.peer_tls
     engine_config = EngineConfig(

@@ -27,6 +27,7 @@ from licraft.errors import NotExecuted, OutcomeUnknown, SettingsError
 from licraft.replication.directory import split_address
 from licraft.replication.engine import Engine, EngineStatus
 from licraft.server.answers import Answers
+from licraft.server.asker import audited
 from licraft.server.pool import ReplicatedPool
 from licraft.server.proposer import Proposer
 from licraft.wire import Problem, ServerAnswer, ServerRequest
@@ -134,7 +135,7 @@ class Members:
         unknown = False
         while True:
             try:
-                return await self._proposer.change(command, _ATTEMPT_S)
+                return await self._proposer.change(audited(command), _ATTEMPT_S)
             except (NotExecuted, OutcomeUnknown) as fault:
                 why = str(fault)
                 unknown = unknown or isinstance(fault, OutcomeUnknown)

@@ -14,7 +14,7 @@ from typing import get_args
 
 from licraft.core.apply import apply
 from licraft.core.codec import CodecError, TooNew, decode_entry, decode_state, digest, encode_state
-from licraft.core.commands import Entry, MembershipCommand
+from licraft.core.commands import Entry, MembershipCommand, asked_for
 from licraft.core.invariants import check
 from licraft.core.membership import voters_after
 from licraft.core.outcomes import AllocationsChanged, Applied
@@ -85,9 +85,8 @@ class ReplicatedPool:
             entry = decode_entry(command)
         except CodecError:
             return None
-        if len(entry.commands) != 1 or not isinstance(entry.commands[0], _CHANGES):
-            return None
-        return voters_after(self.state, entry.commands[0])
+        change = asked_for(entry.commands[0]) if len(entry.commands) == 1 else None
+        return voters_after(self.state, change) if isinstance(change, _CHANGES) else None
 
     def snapshot(self) -> bytes:
         """The state in canonical bytes."""

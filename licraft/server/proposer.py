@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 
 from licraft.core.codec import encode_entry
-from licraft.core.commands import Command, Entry, MembershipCommand
+from licraft.core.commands import Command, Entry, asked_for
 from licraft.core.outcomes import Applied, Outcome
 from licraft.core.state import PoolState
 from licraft.core.versions import first_version
@@ -54,8 +54,9 @@ class Proposer:
         if len(self._queue) >= _QUEUE:
             future.set_exception(Overloaded("too many commands wait to be committed"))
             return future
-        if first_version(type(command)) > self._version():
-            why = f"{type(command).__name__} has to wait until every server of the pool is upgraded"
+        if _since(command) > self._version():
+            name = type(asked_for(command)).__name__
+            why = f"{name} has to wait until every server of the pool is upgraded"
             future.set_exception(NotExecuted(why))
             return future
         self._queue.append((command, future))
@@ -68,11 +69,11 @@ class Proposer:
         So are commands that not every server of the pool knows yet.
         """
         version = self._version()
-        known = tuple(c for c in commands if first_version(type(c)) <= version)
+        known = tuple(c for c in commands if _since(c) <= version)
         return self._spawn(self._try(Entry(self._server, self._incarnation, 0, known), timeout_s))
 
-    async def change(self, command: MembershipCommand, timeout_s: float) -> Outcome:
-        """Commit a change of members; raises NotExecuted or OutcomeUnknown."""
+    async def change(self, command: Command, timeout_s: float) -> Outcome:
+        """Commit a change of members, audited or not; raises NotExecuted or OutcomeUnknown."""
         entry = Entry(self._server, self._incarnation, 0, (command,))
         data = encode_entry(entry, self._version())
         applied = await self._engine.change_members(data, timeout_s)
@@ -176,6 +177,11 @@ class Proposer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _since(command: Command) -> int:
+    """The version that a pool must speak to understand a command and what is wrapped in it."""
+    return max(first_version(type(command)), first_version(type(asked_for(command))))
 
 
 def _retrieve(future: asyncio.Future[Outcome]) -> None:

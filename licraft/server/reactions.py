@@ -30,6 +30,7 @@ from licraft.core.outcomes import (
     Solicited,
 )
 from licraft.core.state import PoolState
+from licraft.server.audit_log import AuditLog
 from licraft.server.borrower import Borrower
 from licraft.server.config import ServerConfig
 from licraft.server.grants import Grants
@@ -60,6 +61,7 @@ class Reactions:
         members: Members,
         moves: Moves,
         refresh: Callable[[], None],
+        audit_log: AuditLog,
     ) -> None:
         """`refresh` makes the leader priority list anew, as the servers' states changed (R26)."""
         self._config = config
@@ -74,6 +76,7 @@ class Reactions:
         self._members = members
         self._moves = moves
         self._refresh = refresh
+        self._audit_log = audit_log
         self._seen_index = 0
 
     @property
@@ -86,6 +89,7 @@ class Reactions:
         self._seen_index = applied.index
         self._proposer.note(applied)
         self._leader.note(applied)
+        self._audit_log.follow(self.state.audit)
         me = self._server
         # First what moved, by any command of the entry: the state has its seats here
         # already, and they are for nobody who waits here or elsewhere.
@@ -130,6 +134,7 @@ class Reactions:
     def restored(self) -> None:
         """The state was replaced by a snapshot: entries were skipped, look at all of it."""
         self._proposer.note_restored(self.state)
+        self._audit_log.follow(self.state.audit)
         me = self.state.servers.get(self._server)
         known = me is not None and me.incarnation == self._standing.incarnation
         told = self._moves.restored(self._seen_index)

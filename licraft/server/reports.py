@@ -237,6 +237,11 @@ class Reports:
             pass
         return LinesAnswer([], False, None)
 
+    async def find(self, servers: Iterable[str], id: str) -> Line | None:
+        """What some server has on record under an id, as far as listings tell."""
+        parts = await asyncio.gather(*(self.lines(name, "", "") for name in servers))
+        return next((line for part in parts for line in part.lines if line.id == id), None)
+
     async def strike(self, server: str, ids: list[str]) -> list[str]:
         """Take authorizations off another server's record; raises PeerUnreachable."""
         answer = await self._engine.ask(server, _encode(Strike(ids)), _ASK_S)

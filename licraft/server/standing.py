@@ -21,6 +21,7 @@ from licraft.server.clock import Clock
 from licraft.server.config import ServerConfig
 from licraft.server.lease import Lease
 from licraft.server.pool import ReplicatedPool
+from licraft.server.proof import PoolKey
 from licraft.server.proposer import Proposer
 
 log = logging.getLogger(__name__)
@@ -249,11 +250,13 @@ class Standing:
 def _formation(config: ServerConfig) -> FormPool:
     """The command that makes a pool of this configuration, with a new secret."""
     members: tuple[Member, ...] = config.members
+    secret = secrets.token_hex(32)
     return FormPool(
         config.pool,
         members,
         config.lease_s,
         config.ttl_s,
         config.drift,
-        secrets.token_hex(32),
+        secret,
+        PoolKey(secret).public,
     )

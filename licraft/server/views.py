@@ -5,32 +5,39 @@ May import the core, the engine's contract, `wire` and this room. Reads only.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING
 
 from licraft import __version__
+from licraft.core.conflicts import conflicts
 from licraft.core.license import CodeStatus, code_statuses
 from licraft.core.priority import priority_list
+from licraft.core.record import Authorization
 from licraft.core.state import PoolState, ServerStatus
 from licraft.core.table import FeaturePool, PendingBorrow
 from licraft.replication.engine import EngineStatus
 from licraft.server.answers import license_fault
-from licraft.server.license_keeper import text_digest
-from licraft.server.reports import LinesAnswer
+from licraft.server.expiry import some
+from licraft.server.reports import Line, LinesAnswer
 from licraft.server.times import iso
 from licraft.wire import (
     AllocationView,
+    AuditLine,
+    AuditView,
     AuthorizationList,
     AuthorizationView,
     BorrowedView,
     BorrowingView,
     ClientInfo,
     CodeView,
+    ConflictView,
     FeatureView,
     LicenseDocument,
     LicenseView,
     OpenBorrow,
     PoolView,
+    RefusedView,
     ServerView,
 )
 
@@ -73,9 +80,10 @@ def pool_view(server: LicenseServer) -> PoolView:
         applied_index=status.applied_index,
         priority=[place.name for place in priority_list(state, leader)],
         servers=servers,
-        license=LicenseView(state.license.sequence, text_digest(state.license.text)),
+        license=LicenseView(state.license.sequence, state.license.sha256),
         trouble=trouble(server),
         version=__version__,
+        pool_key=state.pool_key,
     )
 
 
@@ -95,10 +103,16 @@ def feature_view(server: LicenseServer, feature: str) -> FeatureView:
             allocated=pool.allocations.get(member.name, 0),
             in_use=server.grants.in_use(member.name).get(feature, 0),
             target=pool.target.get(member.name, 0) if pool.target is not None else None,
-            threshold=member.threshold if pool.threshold is None else pool.threshold,
+            threshold=pool.threshold_at(member.name, member.threshold),
+            to_give=pool.surplus.get(member.name, 0),
+            retiring=pool.retiring.get(member.name, 0),
+            borrowing=pool.borrows(member.name),
+            floor=pool.limits_at(member.name).floor,
+            cap=pool.limits_at(member.name).cap,
         )
         for member in state.servers.values()
     }
+    everywhere = pool.limits_at("")
     return FeatureView(
         feature=feature,
         version=pool.version,
@@ -113,13 +127,33 @@ def feature_view(server: LicenseServer, feature: str) -> FeatureView:
         expires=_day(pool.expires),
         status=pool.status,
         borrowing=BorrowingView(
-            pool.borrowing,
-            len(pool.pending),
-            open_borrows(server, pool),
-            BorrowedView(**desk.borrowed) if desk else BorrowedView(),
+            enabled=pool.borrows(""),
+            pending=len(pool.pending),
+            open=open_borrows(server, pool),
+            sources=BorrowedView(**desk.borrowed) if desk else BorrowedView(),
+            threshold=everywhere.threshold,
+            floor=everywhere.floor,
+            cap=everywhere.cap,
         ),
         servers=servers,
+        over=pool.over,
+        to_give=sum(pool.surplus.values()),
+        missing=sum(max(0, (v.target or 0) - v.allocated + v.retiring) for v in servers.values()),
+        index=state.index,
+        expires_in_days=(pool.expires - state.pool_day).days if pool.expires else None,
+        warning=_warning(server, pool),
+        retired=pool.retired,
     )
+
+
+def _warning(server: LicenseServer, pool: FeaturePool) -> str | None:
+    """What is wrong with a feature's license, or soon will be; None if nothing."""
+    if pool.status is not CodeStatus.VALID:
+        return license_fault(pool)
+    if pool.over:
+        return f"over by {pool.over}, falling as seats come back"
+    soon = server.keeper.expiry.notice(pool.feature)
+    return f"{soon.seats} seats expire at the end of {soon.day} (UTC)" if soon else None
 
 
 def open_borrows(server: LicenseServer, pool: FeaturePool) -> list[OpenBorrow]:
@@ -172,9 +206,24 @@ def authorization_list(parts: dict[str, LinesAnswer], limit: int) -> Authorizati
     )
 
 
-def license_document(state: PoolState) -> LicenseDocument:
+def holder(line: Authorization | Line) -> str:
+    """Whose authorization it is, in words."""
+    _, user, host, _, app = line.client
+    return f"{line.count} of {line.feature}, {user}@{host} {app}".rstrip()
+
+
+def audit_view(state: PoolState, after: int) -> AuditView:
+    """`GET /v1/audit`."""
+    records = [
+        AuditLine(**asdict(record), sha256=record.sha256) for record in state.audit.after(after)
+    ]
+    return AuditView(state.audit.count, state.audit.sha256, records)
+
+
+def license_document(server: LicenseServer) -> LicenseDocument:
     """`GET /v1/license`."""
-    statuses = code_statuses(state.license, state.pool, state.pool_day)
+    state, refused = server.state, server.keeper.refused
+    statuses = code_statuses(state.license, state.pool, state.pool_day, state.pool_key)
     codes = [
         CodeView(
             id=code.id,
@@ -185,12 +234,19 @@ def license_document(state: PoolState) -> LicenseDocument:
             starts=_day(code.starts),
             expires=_day(code.expires),
             pool=code.pool,
+            pool_key=code.pool_key,
             status=status,
             options=dict(code.options),
         )
         for code, status in zip(state.license.codes, statuses, strict=True)
     ]
-    return LicenseDocument(state.license.sequence, state.license.text, codes)
+    return LicenseDocument(
+        state.license.sequence,
+        state.license.text,
+        codes,
+        [ConflictView(name, digest) for name, digest in conflicts(state).items()],
+        RefusedView(str(refused.source), refused.sequence, refused.text) if refused else None,
+    )
 
 
 def status_detail(server: LicenseServer) -> str:
@@ -249,14 +305,27 @@ def trouble(server: LicenseServer) -> list[str]:
                 )
         if not state.license.sequence:
             lines.append("no license is installed: licraft license install FILE")
+    faults: dict[str, list[str]] = {}
     for pool in state.table.features.values():
-        if pool.status is not CodeStatus.VALID:
-            lines.append(f"{pool.feature}: {license_fault(pool)}")
-        elif pool.expires and (pool.expires - state.pool_day).days <= 30:
-            lines.append(f"{pool.feature}: its license expires on {pool.expires}")
-        if pool.over:
-            lines.append(f"{pool.feature}: over by {pool.over}, falling as seats come back")
-    return lines + server.keeper.trouble + _certificates(server)
+        if pool.status not in (CodeStatus.VALID, CodeStatus.EXPIRED):
+            faults.setdefault(license_fault(pool), []).append(pool.feature)
+    lines += [f"{some(features)}: {fault}" for fault, features in faults.items()]
+    lines += server.keeper.expiry.trouble()
+    over = [f"{p.feature} over by {p.over}" for p in state.table.features.values() if p.over]
+    over += [
+        f"{pool.feature} at {name} over by {count}"
+        for pool in state.table.features.values()
+        for name, count in pool.retiring.items()
+    ]
+    if over:
+        lines.append(f"{some(over)}: falling as seats come back")
+    lines += [
+        f"server {name} was given another license file than the pool's number "
+        f"{state.license.sequence}, which stays: `licraft license diff` shows how they differ; "
+        f"install a greater number, or mend that file and SIGHUP {name}"
+        for name in conflicts(state)
+    ]
+    return lines + server.keeper.trouble + server.audit_log.trouble + _certificates(server)
 
 
 def _certificates(server: LicenseServer) -> list[str]:

@@ -80,6 +80,7 @@ class InProcessPool:
         key: VendorPrivateKey | None = None,
         strangers: Collection[str] = (),
         leader_handback: bool = True,
+        expiry_grace_s: float = 0.0,
     ) -> None:
         """`rates` are true clock rates by server; without `data_dir` files are temporary.
 
@@ -99,6 +100,7 @@ class InProcessPool:
         self.sequence = 0
         self._strangers = frozenset(strangers)
         self._leader_handback = leader_handback
+        self._expiry_grace_s = expiry_grace_s
         self.clocks: dict[str, ManualClock] = {}
         self._thresholds = (
             dict.fromkeys(self.names, float(threshold))
@@ -352,6 +354,7 @@ class InProcessPool:
             vendor_keys=() if name in self._strangers else (self.key.public,),
             tick_s=self.tick_s,
             leader_handback=self._leader_handback,
+            expiry_grace_s=self._expiry_grace_s,
         )
         config.data_dir.mkdir(mode=0o700, exist_ok=True)
         machine = ReplicatedPool()

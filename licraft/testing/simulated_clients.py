@@ -42,7 +42,7 @@ class Hold:
     """Seats that a client relies on while its tenure lasts.
 
     `wanted` until its holder has had enough of it; `due_s` is when that will ask for the next
-    renewal, by its own clock, once that is settled.
+    renewal, by its own clock, once that is settled. `home` is the server that it asks first.
     """
 
     id: str
@@ -52,6 +52,7 @@ class Hold:
     tenure: Tenure
     token: str
     server: str
+    home: str
     wanted: bool = True
     due_s: float = float("inf")
 
@@ -309,6 +310,7 @@ class Client:
             Tenure(sent_s, answer.ttl).at(self._now()),
             answer.token,
             server,
+            server,
         )
         self._home = server
         self._holders.add(hold)
@@ -363,8 +365,8 @@ class Client:
 
         That is 0 unless it is sooner than usual.
         """
-        homes = sorted({hold.server for hold in holds})
-        groups = [[hold for hold in holds if hold.server == home] for home in homes]
+        homes = sorted({hold.home for hold in holds})
+        groups = [[hold for hold in holds if hold.home == home] for home in homes]
         self.habits.tallies["several at once"] += len(holds) > len(groups)
         after_s = await asyncio.gather(
             *(self._renew_group(*g) for g in zip(homes, groups, strict=True))
@@ -445,8 +447,10 @@ class Client:
             else:
                 hold.tenure = hold.tenure.renewed(now, sent_s, result.ttl)
             hold.token = result.token or hold.token
-            hold.server = self._home = server
+            hold.server = hold.home = self._home = server
             self._holders.add(hold)
             self._gained()
             return hold.tenure.ended
+        elif result.status == "pending" and result.server in self._network.pool.names:
+            hold.home = result.server
         return False

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from licraft.core.codec import decode_entry, encode_state
-from licraft.core.commands import Command, InstallLicense
+from licraft.core.commands import Command, InstallLicense, asked_for
 from licraft.core.invariants import check
 from licraft.core.license import entitlements
 from licraft.core.state import PoolState
@@ -98,10 +98,13 @@ class Checker:
         return state
 
     def _commands(self, index: int) -> tuple[Command, ...]:
-        """What was committed at a log index; nothing if that was an election or is compacted."""
+        """What was committed at a log index, whoever asked for it.
+
+        Nothing if that was an election or is compacted.
+        """
         log = self._pool.log
         entry = log.entry(index) if index > log.base[0] else None
-        return () if entry is None else decode_entry(entry).commands
+        return () if entry is None else tuple(map(asked_for, decode_entry(entry).commands))
 
     def _follow(self, index: int, state: PoolState) -> None:
         """Look at what one entry changed: more is deployed only by a license that grants it.
@@ -127,7 +130,10 @@ class Checker:
         for command in commands:
             if isinstance(command, InstallLicense) and command.license.sequence > sequence:
                 sequence = command.license.sequence
-                for name, part in entitlements(command.license, state.pool, state.pool_day).items():
+                found = entitlements(
+                    command.license, state.pool, state.pool_day, pool_key=state.pool_key
+                )
+                for name, part in found.items():
                     most[name] = max(most.get(name, 0), part.count)
         return most
 

@@ -1,7 +1,8 @@
 """All that can go wrong in a simulated pool, and the end of it.
 
-May import this room. Each fault begins, lasts a while and is mended; several are under
-way at once, and one that is mended may mend another early.
+May import this room, the core, and the server room's askers. Each fault begins, lasts a
+while and is mended; several are under way at once, and one that is mended may mend
+another early.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from licraft.core.codec import decode_entry
-from licraft.core.commands import Adopt, Claim, Command, HandOver
+from licraft.core.commands import Adopt, Claim, Command, HandOver, asked_for
+from licraft.server.asker import ASKER, Asker
 from licraft.testing.pool import InProcessPool
 from licraft.testing.shared_log import COMMITTED, DROPPED, LOST, UNHEARD, Fate, late, twice
 from licraft.testing.simulated_clients import Network, Trouble
@@ -22,6 +24,7 @@ from licraft.testing.simulation_plan import FAULTS, Plan
 from licraft.wire import ServerAnswer
 
 _HISTORY = 40
+_ADMINISTRATOR = Asker("an administrator", "somewhere")
 _LONG_LOG = 300  # Longer logs are compacted: what restarts would replay them.
 
 
@@ -55,7 +58,7 @@ class Misfortunes:
         """A server proposes an entry: a fault may have waited for that."""
         if not self.watches:
             return
-        commands = decode_entry(entry).commands
+        commands = tuple(map(asked_for, decode_entry(entry).commands))
         for watch in self.watches:
             if not watch.came.done() and any(watch.of(command) for command in commands):
                 watch.came.set_result(None)
@@ -303,6 +306,7 @@ class Misfortunes:
 
     async def _order(self, name: str, *, on: bool) -> bool:
         """Ask server after server to drain one, or not any more; whether that was committed."""
+        ASKER.set(_ADMINISTRATOR)  # Every fault is a task of its own.
         for at in self.pool.running:
             if at in self.pool.running and not self.pool.engine(at).paused:
                 answer = await self.pool.server(at).drain(name, on=on)
@@ -386,6 +390,7 @@ class Misfortunes:
         """Install more seats, or fewer."""
         text = self.pool.license_text({f: self.rng.randint(1, 20) for f in self.plan.features})
         name = self._any()
+        ASKER.set(_ADMINISTRATOR)
         if name in self.pool.running:
             await self.pool.server(name).install_license(text)
 

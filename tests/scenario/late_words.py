@@ -12,7 +12,15 @@ from itertools import chain, repeat
 from scenario_calls import allocated, beat, fate_of, keep, refused, take
 
 from licraft.core.codec import decode_entry
-from licraft.core.commands import Adopt, Command, ForgetMoves, HandOver, Reclaim, ServerDown
+from licraft.core.commands import (
+    Adopt,
+    Command,
+    ForgetMoves,
+    HandOver,
+    Reclaim,
+    ServerDown,
+    asked_for,
+)
 from licraft.server.license_server import LicenseServer
 from licraft.testing import COMMITTED, InProcessPool, late, run_virtual
 from licraft.wire import Authorization, CheckoutRequest, HeartbeatResult, Problem
@@ -229,4 +237,4 @@ def _committed(pool: InProcessPool, kind: type[Command]) -> bool:
 
 
 def _has(entry: bytes, kind: type[Command]) -> bool:
-    return any(isinstance(command, kind) for command in decode_entry(entry).commands)
+    return any(isinstance(asked_for(c), kind) for c in decode_entry(entry).commands)

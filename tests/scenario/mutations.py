@@ -334,7 +334,7 @@ MUTATIONS = [
             (Standing, "acts"): acts_before_it_is_up,
             (Standing, "may_grant"): grants_before_it_is_up,
         },
-        30,
+        60,
         {**MOVES, "faults": CRASHES},
     ),
     Mutation(

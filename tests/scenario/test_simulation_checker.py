@@ -9,12 +9,15 @@ from unittest.mock import patch
 import pytest
 from scenario_calls import take
 
+from licraft.core.commands import Audited, InstallLicense
+from licraft.core.license import packed
 from licraft.core.table import FeaturePool
 from licraft.server.failover import Failover
 from licraft.testing import InProcessPool, run_virtual
 from licraft.testing.simulated_clients import Holders
 from licraft.testing.simulation import SafetyBroken, plan, run_plan
 from licraft.testing.simulation_checker import Checker
+from licraft.vendor.license_file import parse_license_file
 from licraft.wire import HeartbeatResult
 
 SEATS = 4
@@ -78,15 +81,23 @@ async def _licenses_in_one_entry(*licenses: tuple[int, int]) -> str:
         await pool.install({"cad": SEATS})
         await take(pool, "beta", 2)
         server = pool.server("alpha")
-        # While the first one is proposed the others wait, and then they are one entry.
         now = pool.sequence + 1
         texts = [
             pool.license_text({"cad": seats}, sequence=now + by)
             for by, seats in ((0, SEATS), *licenses)
         ]
+        files = [packed(parse_license_file(text, [pool.key.public])) for text in texts]
+        # A server proposes one license after the other, but an entry may bring several. While
+        # the first one is proposed the others wait, and then they are one entry.
         before = pool.log.index
-        await asyncio.gather(*(server.install_license(text) for text in texts))
+        await asyncio.gather(
+            *(
+                server.proposer.submit(Audited("ann", "10.0.0.7", InstallLicense(file)))
+                for file in files
+            )
+        )
         entries = [pool.log.entry(index) for index in range(before + 1, pool.log.index + 1)]
-        assert sum(b"InstallLicense" in (entry or b"") for entry in entries) == 2
+        counts = [entry.count(b"InstallLicense") for entry in entries if entry is not None]
+        assert sorted(filter(None, counts)) == [1, len(licenses)]
         assert server.state.license.sequence == now + max(by for by, _ in licenses)
         return str(checker.fault or "")

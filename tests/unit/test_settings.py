@@ -108,6 +108,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file() -> None:
         drift=0,
         borrowing={"threshold": 1},
         leader_handback=False,
+        expiry_grace="2d",
         log={"format": "text", "level": "debug"},
     )
     assert found.address == ServerAddress("beta", "https://beta.example.com:443", "beta:7800")
@@ -123,6 +124,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file() -> None:
     assert found.vendor_keys == (FOLDER / "vendor.pub", Path("/keys/other.pub"))
     assert found.tokens == TokenFiles(FOLDER / "admin.token", FOLDER / "client.token")
     assert (found.lease_s, found.ttl_s, found.drift, found.threshold) == (0.5, 120.0, 0.0, 1.0)
+    assert (found.expiry_grace_s, settings().expiry_grace_s) == (172_800.0, 0.0)
     assert (found.leader_handback, found.log_format, found.log_level) == (False, "text", "debug")
 
 
@@ -178,6 +180,7 @@ def test_durations(written: object, seconds: float) -> None:
             "borrowing.threshold: found 0; expected a number above 0",
         ),
         ({"borrowing": {"threshold": 1.01}}, "borrowing.threshold: found 1.01"),
+        ({"expiry_grace": "91d"}, "expiry_grace: found '91d'; expected a duration"),
         ({"leader_handback": 1}, "leader_handback: found 1; expected true or false"),
         ({"log": {"format": "xml"}}, "log.format: found 'xml'; expected one of 'json', 'text'"),
         ({"vendor_keys": "vendor.pub"}, "vendor_keys: found 'vendor.pub'; expected a list"),
@@ -314,6 +317,7 @@ def test_the_environment_overrides_scalars() -> None:
             "LICRAFT_API_LISTEN": "127.0.0.1:9000",
             "LICRAFT_BORROWING_THRESHOLD": "0.5",
             "LICRAFT_LEADER_HANDBACK": "false",
+            "LICRAFT_EXPIRY_GRACE": "12h",
             "LICRAFT_LOG_LEVEL": "debug",
             "LICRAFT_DATA_DIR": "/srv/x",
             "LICRAFT_LICENSE_FILE": "y.lic",
@@ -332,6 +336,7 @@ def test_the_environment_overrides_scalars() -> None:
     assert (found.lease_s, found.ttl_s, found.threshold, found.drift) == (1, 4, 0.5, 0.01)
     assert (found.api_port, found.server, found.pool) == (9000, "beta", "2026")
     assert (found.leader_handback, found.log_level) == (False, "debug")
+    assert found.expiry_grace_s == 43_200
     assert (found.data_dir, found.license_file) == (Path("/srv/x"), FOLDER / "y.lic")
     assert found.tokens == TokenFiles(FOLDER / "a", FOLDER / "c")
     assert settings({"LICRAFT_TOKENS": "none"}, tokens=...).tokens is None
