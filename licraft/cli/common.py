@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import click
 
@@ -193,16 +194,56 @@ def _token(token: str | None, file: Path | None) -> str | None:
     return token or os.environ.get("LICRAFT_TOKEN", "").strip() or None
 
 
-def read_text(path: str, limit: int) -> str:
-    """The text of a file, `-` for standard input; a usage error says what is wrong with it."""
+def read_bytes(path: str, limit: int) -> bytes:
+    """The first `limit` bytes of a file, `-` for standard input; a usage error if there is none."""
     try:
         with click.open_file(path, "rb") as stream:
-            data = stream.read(limit + 1)
-        if len(data) > limit:
-            raise click.UsageError(f"{path}: larger than {limit} bytes")
+            data: bytes = stream.read(limit)
+    except OSError as error:
+        raise click.UsageError(f"{named(path)}: {error.strerror or error}") from None
+    return data
+
+
+def read_text(path: str, limit: int) -> str:
+    """The text of a file, `-` for standard input; a usage error says what is wrong with it."""
+    data = read_bytes(path, limit + 1)
+    if len(data) > limit:
+        raise click.UsageError(f"{named(path)}: larger than {limit} bytes")
+    try:
         return str(data, "utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{named(path)}: {error}") from None
+
+
+def read_license(path: str) -> str:
+    """The text of a license file, `-` for standard input; LicenseError if it cannot be one."""
+    from licraft.vendor.license_file import decode_license_file
+    from licraft.wire import MAX_LICENSE_BYTES
+
+    data = read_bytes(path, MAX_LICENSE_BYTES + 1)
+    with naming(path):
+        return decode_license_file(data)
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Have what is wrong with a license file tell which file it is."""
+    try:
+        yield
+    except LicenseError as fault:
+        raise LicenseError(f"{named(path)}: {fault}", fault.code) from None
+
+
+def named(path: str) -> str:
+    """What people call a file that `-` may stand for."""
+    return "standard input" if path == "-" else path
+
+
+def criteria(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Distribution criteria as they were given; a usage error for the likeliest mistake."""
+    if value is not None and any(mark in value for mark in ", ;="):
+        raise click.BadParameter(f"{value!r}: expected SERVER:SEATS^SERVER:SEATS, without spaces")
+    return value
 
 
 def print_json(value: object) -> None:
@@ -224,13 +265,19 @@ _COLOURS = {
 }
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under headings: in colour on a terminal, plain and never cut elsewhere."""
-    cells = [[("-" if v is None else v) for v in row] for row in rows]
-    numeric = [all(isinstance(row[i], int | float) for row in cells) for i in range(len(columns))]
-    texts = [[printable(str(value)) for value in row] for row in cells]
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], spare: Sequence[str] = ()
+) -> None:
+    """Print rows under headings: in colour on a terminal, plain and never cut elsewhere.
+
+    A terminal that is too narrow gets it without the columns in `spare`, the first of them
+    first, and is told so.
+    """
+    cells = list(rows)
+    numeric = [_numeric([row[i] for row in cells]) for i in range(len(columns))]
+    texts = [["-" if v is None else printable(str(v)) for v in row] for row in cells]
     if sys.stdout.isatty():
-        _rich_table(columns, texts, numeric)
+        _rich_table(columns, texts, numeric, spare)
         return
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     for row in [list(columns), *texts]:
@@ -241,15 +288,43 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         click.echo(line.rstrip())
 
 
-def _rich_table(columns: Sequence[str], rows: list[list[str]], numeric: list[bool]) -> None:
+def _numeric(values: Sequence[object]) -> bool:
+    """Whether a column is one of numbers, some of which may be missing."""
+    known = [value for value in values if value is not None]
+    return all(isinstance(value, int | float) for value in known) and bool(known or not values)
+
+
+_FOLDED = 16
+"""Text longer than this may be folded; numbers, days and states never are."""
+
+
+def _rich_table(
+    columns: Sequence[str], rows: list[list[str]], numeric: list[bool], spare: Sequence[str]
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, right in zip(columns, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    console = Console()
+    widths = [
+        max(map(len, column)) if right else min(_FOLDED, max(map(len, column)))
+        for right, *column in zip(numeric, columns, *rows, strict=True)
+    ]
+    shown = list(range(len(columns)))
+    left_out = []
+    for name in spare:
+        if sum(widths[i] + 2 for i in shown) - 2 <= console.width:
+            break
+        shown.remove(columns.index(name))
+        left_out.append(name)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for i in shown:
+        right = numeric[i]
+        justify: Literal["left", "right"] = "right" if right else "left"
+        table.add_column(columns[i], justify=justify, overflow="fold", no_wrap=right)
     for row in rows:
-        table.add_row(*(Text(text, style=_COLOURS.get(text, "")) for text in row))
-    Console().print(table)
+        table.add_row(*(Text(row[i], style=_COLOURS.get(row[i], "")) for i in shown))
+    console.print(table)
+    if left_out:
+        say(f"too narrow a terminal for {', '.join(left_out)}: widen it, or pipe to `less -S`")

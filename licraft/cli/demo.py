@@ -79,7 +79,14 @@ class _Member:
     help="Keep the pool here, for the next start; default: a directory that is removed.",
 )
 def demo(count: int | None, port: int | None, directory: Path | None) -> None:
-    """Run a whole pool on this machine until Ctrl-C."""
+    """Run a whole pool on this machine, to try things.
+
+    It has a license for features that do not exist, and runs until Ctrl-C.
+
+    \b
+    licraft demo
+    licraft demo --dir demo-pool --port 7800
+    """
     with _directory(directory) as place, _stopped_by_signals() as stopped:
         members = _members(place, count, port)
         _check_ports(members)

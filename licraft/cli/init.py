@@ -70,7 +70,16 @@ def init(
     port: int,
     pool: str,
 ) -> None:
-    """Write the configuration, certificates and tokens of a new pool into DIR."""
+    """Write the configuration of a new pool.
+
+    A file for each server, their certificates and the tokens go into DIR; what it prints
+    says which to copy where.
+
+    \b
+    licraft init pool --server alpha=10.0.0.1:7700:7800 --server beta=10.0.0.2:7700:7800 \\
+        --server gamma=10.0.0.3:7700:7800
+    licraft init pool --servers 3
+    """
     if count and servers:
         raise click.UsageError("give either --servers or --server, not both")
     if len(servers) > MAX_SERVERS:

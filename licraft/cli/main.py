@@ -24,9 +24,29 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "checkout": ("licraft.cli.hold:checkout", "Hold seats until Ctrl-C."),
     "checkin": ("licraft.cli.hold:checkin", "End an authorization (administrator)."),
     "exec": ("licraft.cli.hold:exec_", "Run a command while holding seats."),
-    "license": ("licraft.cli.license:license_", "The redundant license file."),
+    "license": (
+        "licraft.cli.license:license_",
+        "Install and check license files, add codes.",
+    ),
+    "audit": (
+        "licraft.cli.audit:audit",
+        "What administrators changed, tamper-evident.",
+    ),
+    "pool": ("licraft.cli.pool:pool", "What the software vendor needs to know of the pool."),
+    "distribution": (
+        "licraft.cli.criteria:distribution",
+        "How a feature's seats are shared out.",
+    ),
+    "allocations": (
+        "licraft.cli.criteria:allocations",
+        "How many licensed seats are deployed.",
+    ),
+    "borrowing": (
+        "licraft.cli.criteria:borrowing",
+        "When seats move between servers.",
+    ),
     "leader": ("licraft.cli.leader:leader", "Who leads the pool."),
-    "server": ("licraft.cli.server:server", "Add servers to the pool, and remove them."),
+    "server": ("licraft.cli.server:server", "Add, drain and remove servers."),
     "vendor": ("licraft.cli.vendor:vendor", "Make keys, codes and license files (vendor)."),
     "init": ("licraft.cli.init:init", "Write the configuration of a new pool."),
     "run": ("licraft.cli.run:run", "Run one license server in the foreground."),

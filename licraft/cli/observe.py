@@ -5,13 +5,16 @@ May import click, `cli.common`, msgspec and `wire`. Shows; decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 import click
 import msgspec
 
 from licraft.cli.common import Pool, pool_options, print_json, print_table, printable, say
 from licraft.wire import FeatureList, FeatureView, PoolView, ServerView
+
+_MOST_FEATURES = 20
+"""`status` shows no more, those first that have something to tell."""
 
 
 @click.command()
@@ -29,7 +32,7 @@ def status(pool: Pool) -> None:
     with pool.client() as client:
         seen = client.pool()
         features = client.features()
-    troubles = trouble(seen, features)
+    troubles = trouble(seen)
     if pool.as_json:
         print_json({**msgspec.structs.asdict(seen), "features": features, "trouble": troubles})
         return
@@ -44,47 +47,83 @@ def status(pool: Pool) -> None:
     print_table(
         ("SERVER", "ROLE", "STATE", "IN USE", "ALLOCATED", "URL"),
         [(s.name, s.role, s.state, s.in_use, s.allocated, s.url) for s in seen.servers],
+        ("ROLE", "ALLOCATED"),
     )
     if features:
+        shown = features
+        if len(features) > _MOST_FEATURES:
+            by_news = sorted(features, key=lambda f: (not f.warning, -f.waiting, -f.in_use))
+            shown = by_news[:_MOST_FEATURES]
         click.echo()
         print_table(
             ("FEATURE", "IN USE", "DEPLOYED", "FREE", "WAITING", "EXPIRES", "STATUS"),
             [
-                (f.feature, f.in_use, f.deployed, f.free, f.waiting, f.expires, f.status)
-                for f in features
+                (f.feature, f.in_use, f.deployed, f.free, f.waiting, f.expires, _standing(f))
+                for f in shown
             ],
+            ("WAITING", "FREE"),
         )
+        if len(shown) < len(features):
+            rest = len(features) - len(shown)
+            click.echo(f"and {rest} more features: `licraft features [--match PATTERN]`")
 
 
-def trouble(pool: PoolView, features: Iterable[FeatureView]) -> list[str]:
+def _standing(feature: FeatureView) -> str:
+    """A feature's status in a few words, with what an administrator should know beside it."""
+    if feature.over:
+        return f"{feature.status}, over by {feature.over}, falling"
+    if feature.status == "valid" and feature.warning and feature.expires_in_days is not None:
+        return f"{feature.status}, {feature.expires_in_days} days left"
+    return feature.status
+
+
+def trouble(pool: PoolView) -> list[str]:
     """What an administrator should look at: what the server says, and what its figures say."""
     found = list(pool.trouble)
     if pool.leader is None:
         found.append("no leader: seats cannot move between servers until one is elected")
-    found += [f"server {s.name} is {s.state}" for s in pool.servers if s.state != "up"]
-    if not pool.license.sequence:
-        found.append("no license file: install one with `licraft license install FILE`")
-    found += [f"{f.feature}: license {f.status}" for f in features if f.status != "valid"]
-    return list(dict.fromkeys(found))
+    for server in pool.servers:
+        about = f"server {server.name} is "
+        if server.state != "up" and not any(line.startswith(about) for line in found):
+            found.append(about + server.state)
+    return found
 
 
 @click.command()
 @click.argument("feature", required=False)
+@click.option(
+    "--match", metavar="PATTERN", help="Only features whose name fits, as in 'cad*' (in quotes)."
+)
+@click.option(
+    "--trouble",
+    "troubled",
+    is_flag=True,
+    help="Only those with a warning, or for which somebody waits.",
+)
 @pool_options
-def features(pool: Pool, feature: str | None) -> None:
+def features(pool: Pool, feature: str | None, match: str | None, troubled: bool) -> None:
     """What is licensed, in use and free.
 
     With FEATURE, how its seats are distributed over the servers.
 
     \b
     licraft features
+    licraft features --match 'cad*' --trouble
     licraft features cad
     """
+    if feature is not None and (match is not None or troubled):
+        raise click.UsageError("FEATURE is one feature: --match and --trouble choose among all")
     with pool.client() as client:
         if feature is not None:
             _one_feature(pool, client.feature(feature))
             return
-        found = client.features()
+        everything = client.features()
+    found = [
+        f
+        for f in everything
+        if (match is None or fnmatchcase(f.feature, match))
+        and (not troubled or f.warning or f.waiting or f.status != "valid")
+    ]
     if pool.as_json:
         print_json(FeatureList(found))
         return
@@ -114,11 +153,14 @@ def features(pool: Pool, feature: str | None) -> None:
                 f.waiting,
                 f.denied,
                 f.expires,
-                f.status,
+                _standing(f),
             )
             for f in found
         ],
+        ("COMMUTERS", "VERSION", "DENIED", "ENTITLED", "WAITING", "FREE"),
     )
+    if len(found) < len(everything):
+        say(f"{len(found)} of {len(everything)} features")
 
 
 def _one_feature(pool: Pool, found: FeatureView) -> None:
@@ -126,13 +168,14 @@ def _one_feature(pool: Pool, found: FeatureView) -> None:
         print_json(found)
         return
     borrowing = "on" if found.borrowing.enabled else "off"
+    held = f", {found.retired} retired" if found.retired else ""
     facts = (
         ("feature", found.feature),
         ("version", found.version or "any"),
         ("license", f"{found.status}, from {found.starts or 'ever'} to {found.expires or 'ever'}"),
         (
             "seats",
-            f"{found.in_use} in use of {found.deployed} deployed ({found.entitled} entitled);"
+            f"{found.in_use} in use of {found.deployed} deployed ({found.entitled} entitled{held});"
             f" free pool {found.free}, commuters {found.commuters}",
         ),
         ("demand", f"{found.waiting} waiting, {found.denied} denied"),
@@ -140,11 +183,22 @@ def _one_feature(pool: Pool, found: FeatureView) -> None:
     )
     for name, fact in facts:
         click.echo(f"{name:<10} {printable(fact)}")
+    if found.warning:
+        click.echo(f"! {printable(found.warning)}")
     click.echo()
     print_table(
-        ("SERVER", "IN USE", "ALLOCATED", "TARGET", "THRESHOLD"),
+        ("SERVER", "IN USE", "ALLOCATED", "TARGET", "BORROWS", "THRESHOLD", "FLOOR", "CAP"),
         [
-            (name, share.in_use, share.allocated, share.target, share.threshold)
+            (
+                name,
+                share.in_use,
+                share.allocated,
+                share.target,
+                "yes" if share.borrowing else "no",
+                share.threshold,
+                share.floor,
+                share.cap,
+            )
             for name, share in found.servers.items()
         ],
     )
@@ -172,6 +226,7 @@ def servers(pool: Pool) -> None:
             (s.name, s.role, s.state, s.in_use, s.allocated, _lease(s), s.incarnation, s.url)
             for s in sorted(seen.servers, key=lambda s: rank.get(s.name, len(rank)))
         ],
+        ("INCARNATION", "LEASE"),
     )
 
 
@@ -214,6 +269,7 @@ def authorizations(pool: Pool, feature: str | None, user: str | None, server: st
                 )
                 for a in found.authorizations
             ],
+            ("PID", "GRANTED", "APP", "HEARD"),
         )
     silent = sorted(name for name, as_of in found.as_of.items() if as_of is None)
     if silent:

@@ -24,9 +24,11 @@ import uvloop
 
 from licraft.api.access import Tokens
 from licraft.api.server import ApiServer
-from licraft.errors import SettingsError
+from licraft.errors import LicenseError, SettingsError
+from licraft.server.license_keeper import LicenseKeeper
 from licraft.server.lifecycle import start_server
 from licraft.settings import Settings, load_settings
+from licraft.vendor.keys import load_trusted_keys
 
 log = logging.getLogger("licraft")
 
@@ -54,7 +56,8 @@ def run(config: Path) -> None:
       LICRAFT_LOG_LEVEL=debug licraft run --config alpha.yaml
 
     SIGTERM and Ctrl-C stop it in an orderly way: it hands leadership over and saves
-    what it has granted, so that it can grant again at once when it is back.
+    what it has granted, so that it can grant again at once when it is back. SIGHUP has it
+    read the files of `license_file` and `vendor_keys` again.
     """
     settings = load_settings(config, os.environ)
     start_logging(settings)
@@ -70,10 +73,13 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: log.info("nothing to re-read yet on SIGHUP"))
+    # What is read while it starts is read then: there is nothing to read again.
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.info("SIGHUP: still starting"))
     tokens = read_tokens(settings)
     running = await start_server(settings)
     try:
+        keeper = running.server.keeper
+        loop.add_signal_handler(signal.SIGHUP, lambda: reread(settings, keeper))
         tls = settings.api_tls
         api = ApiServer(
             running.server,
@@ -94,6 +100,20 @@ async def serve(settings: Settings) -> None:
         await running.stop()
         raise
     log.info("%s has stopped", settings.server)
+
+
+def reread(settings: Settings, keeper: LicenseKeeper) -> None:
+    """Read the vendor's keys and the license file again; with faulty keys the old ones stay."""
+    log.info("SIGHUP: reading license_file and vendor_keys again")
+    try:
+        keys, missing = load_trusted_keys(settings.vendor_keys)
+    except LicenseError as fault:
+        log.error("the vendor keys of before stay: %s", fault)
+        keeper.reread()
+        return
+    for path in missing:
+        log.warning("vendor key %s does not exist yet: its codes will not be trusted", path)
+    keeper.reread(keys)
 
 
 async def until_stopped(state: Callable[[], str], stop: asyncio.Event) -> None:

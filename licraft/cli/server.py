@@ -31,7 +31,7 @@ MAX_TOKEN_BYTES = 4096
 
 @click.group()
 def server() -> None:
-    """Add servers to the pool, drain them, and remove them."""
+    """Add, drain and remove servers."""
 
 
 @server.command()
@@ -153,7 +153,7 @@ def drain(pool: Pool, name: str, wait: bool, timeout_s: float | None) -> None:
 @click.argument("name", metavar="NAME")
 @pool_options
 def undrain(pool: Pool, name: str) -> None:
-    """Have the server NAME, which was drained, grant again (administrator).
+    """Have the drained server NAME grant seats again (administrator).
 
     It borrows seats from the others as it is asked for them.
 

@@ -1,7 +1,8 @@
 """What programs embed: check out seats of a license server pool, and keep them.
 
 May import msgspec, httpx, `licraft.errors` and `licraft.wire`; nothing of the
-server, so that a program that embeds it loads neither Raft nor cryptography.
+server, so that a program that embeds it loads no Raft, and cryptography only
+if it gives a `vendor_key` to have its servers prove that their pool is licensed.
 
     with Client(["http://alpha:7700", "http://beta:7700"], token=...) as client:
         with client.checkout("cad", wait=10, on_lost=save_and_quit) as seat:
@@ -25,6 +26,7 @@ from licraft.errors import (
     NoSeatsAvailable,
     NotAuthorized,
     NotLicensed,
+    NotProved,
     PoolUnavailable,
     SeatLost,
     UnknownFeature,
@@ -47,6 +49,7 @@ __all__ = [
     "NoSeatsAvailable",
     "NotAuthorized",
     "NotLicensed",
+    "NotProved",
     "PoolUnavailable",
     "Seat",
     "SeatLost",

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,12 +21,14 @@ from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from licraft.client.answers import Elsewhere, unavailable
 from licraft.client.clock import Clock, boottime
 from licraft.client.contact import Contact
 from licraft.client.grants import Granter, checkout_request
 from licraft.client.keeper import Keeper, by_home
+from licraft.client.proof import VendorKey, Verifier
 from licraft.client.routes import Routes
 from licraft.client.seats import Hold, SeatView
 from licraft.client.transport import Answer, Gate, NoAnswer, Transport, Verify
@@ -38,8 +40,13 @@ from licraft.errors import (
 )
 from licraft.wire import (
     MAX_LICENSE_BYTES,
+    AllocationsRequest,
+    AuditView,
     AuthorizationList,
+    BorrowingRequest,
     ClientInfo,
+    CodeRequest,
+    DistributionRequest,
     FeatureList,
     FeatureView,
     Installed,
@@ -111,8 +118,11 @@ class AsyncClient:
     `urls` are servers of the pool, in the order to try them until the pool's own
     list is known (at most 16); `token` is the access token; `verify` is a file of
     certificate authorities or an `ssl.SSLContext` (None: the system's). `user`,
-    `host` and `app` are shown to administrators. Raises InvalidRequest for
-    arguments that cannot be used; every error is a `licraft.errors.LicraftError`.
+    `host` and `app` are shown to administrators. With `vendor_key`, the path or text of
+    the vendor's public key, a seat counts only if its server proves, at every checkout and
+    heartbeat, that its pool holds a code of that vendor; else checkouts raise NotProved.
+    Raises InvalidRequest for arguments that cannot be used; every error is a
+    `licraft.errors.LicraftError`.
     """
 
     def __init__(
@@ -128,7 +138,9 @@ class AsyncClient:
         read_timeout_s: float = 5.0,
         close_timeout_s: float = 3.0,
         clock: Clock = boottime,
+        vendor_key: VendorKey = None,
     ) -> None:
+        proofs = None if vendor_key is None else Verifier(vendor_key)
         self.info = client_info(user, host, app)
         self._clock = clock
         self._routes = Routes(urls)
@@ -142,6 +154,7 @@ class AsyncClient:
             clock,
             client_id=self.info.id,
             read_timeout_s=read_timeout_s,
+            proofs=proofs,
         )
         self._granter = Granter(
             self._transport,
@@ -149,6 +162,7 @@ class AsyncClient:
             self._keeper,
             clock,
             read_timeout_s=read_timeout_s,
+            proofs=proofs,
         )
         self._granting: set[asyncio.Task[Hold]] = set()
         self._callbacks: set[asyncio.Task[None]] = set()
@@ -242,17 +256,22 @@ class AsyncClient:
 
     # Observation and administration
 
-    async def pool(self) -> PoolView:
-        """The pool as the first server that answers sees it."""
-        return await self._call("GET", "/v1/pool", PoolView)
+    async def pool(self, index: int = 0) -> PoolView:
+        """The pool as the first server that answers sees it.
 
-    async def features(self) -> list[FeatureView]:
+        Here as in `features`, `feature` and `license`, that is a server which knows the log
+        up to `index`: with the index of a change's answer the change is seen.
+        """
+        return await self._call("GET", _at_index("/v1/pool", index), PoolView)
+
+    async def features(self, index: int = 0) -> list[FeatureView]:
         """Every feature, by name."""
-        return (await self._call("GET", "/v1/features", FeatureList)).features
+        return (await self._call("GET", _at_index("/v1/features", index), FeatureList)).features
 
-    async def feature(self, name: str) -> FeatureView:
+    async def feature(self, name: str, index: int = 0) -> FeatureView:
         """One feature; raises UnknownFeature."""
-        return await self._call("GET", f"/v1/features/{quote(name, safe='')}", FeatureView)
+        path = f"/v1/features/{quote(name, safe='')}"
+        return await self._call("GET", _at_index(path, index), FeatureView)
 
     async def authorizations(
         self, feature: str | None = None, user: str | None = None, server: str | None = None
@@ -263,9 +282,13 @@ class AsyncClient:
         path = "/v1/authorizations" + (f"?{query}" if query else "")
         return await self._call("GET", path, AuthorizationList)
 
-    async def license(self) -> LicenseDocument:
+    async def audit(self, after: int = 0) -> AuditView:
+        """What administrators changed, after record `after`; needs the admin token."""
+        return await self._call("GET", f"/v1/audit?after={after}", AuditView)
+
+    async def license(self, index: int = 0) -> LicenseDocument:
         """The installed redundant license file (sequence 0 and no text if none)."""
-        return await self._call("GET", "/v1/license", LicenseDocument)
+        return await self._call("GET", _at_index("/v1/license", index), LicenseDocument)
 
     async def install_license(self, text: str) -> Installed:
         """Install a redundant license file on the pool; needs the admin token.
@@ -278,6 +301,21 @@ class AsyncClient:
         return await self._call(
             "PUT", "/v1/license", Installed, content, changes=True, content_type="application/yaml"
         )
+
+    async def add_code(
+        self,
+        code: str,
+        distribution: str | Mapping[str, int] | None = None,
+        threshold: float | None = None,
+    ) -> Installed:
+        """Add a license code to the pool's license file; needs the admin token.
+
+        `distribution` is seats by server; without it they are split evenly. Safe to repeat.
+        Raises LicenseError with code `invalid_license`.
+        """
+        shares = dict(distribution) if isinstance(distribution, Mapping) else distribution
+        content = msgspec.json.encode(CodeRequest(code, shares, threshold))
+        return await self._call("POST", "/v1/license/codes", Installed, content, changes=True)
 
     async def lead(self, server: str) -> LeaderAnswer:
         """Hand leadership to `server`, and wait until it leads; needs the admin token."""
@@ -310,6 +348,51 @@ class AsyncClient:
         path = f"/v1/servers/{quote(name, safe='')}/undrain"
         return await self._call("POST", path, ServerAnswer, changes=True)
 
+    async def distribute(
+        self, feature: str, distribution: str | Mapping[str, int] | None
+    ) -> FeatureView:
+        """Share a feature's seats out, "alpha:10^beta:20" or a map; needs the admin token.
+
+        Unused seats move at once, the rest as they come back: `to_give` tells how many those
+        are. With None seats stay where they are. Raises Denied with code
+        `exceeds_entitlement`, or UnknownFeature.
+        """
+        wanted = dict(distribution) if isinstance(distribution, Mapping) else distribution
+        return await self._adjust("PUT", feature, "distribution", DistributionRequest(wanted))
+
+    async def add_allocations(self, feature: str, count: int, to: str | None = None) -> FeatureView:
+        """Deploy `count` more seats, or with a negative one retire some; needs the admin token.
+
+        `to` is the server that gets or loses them, else the free pool. Raises Denied with code
+        `exceeds_entitlement`, or UnknownFeature.
+        """
+        return await self._adjust("POST", feature, "allocations", AllocationsRequest(count, to))
+
+    async def set_borrowing(
+        self,
+        feature: str,
+        server: str | None = None,
+        *,
+        enabled: bool | UnsetType | None = UNSET,
+        threshold: float | UnsetType | None = UNSET,
+        floor: int | UnsetType | None = UNSET,
+        cap: int | UnsetType | None = UNSET,
+    ) -> FeatureView:
+        """Bound borrowing, at `server` or at all; needs the admin token.
+
+        What is not given stays as it is; None goes back to the default. Borrowing takes no
+        server's seats under `floor`, and raises them over `cap` for none.
+        """
+        request = BorrowingRequest(enabled, threshold, server, floor, cap)
+        return await self._adjust("PUT", feature, "borrowing", request)
+
+    async def _adjust(
+        self, method: str, feature: str, what: str, request: msgspec.Struct
+    ) -> FeatureView:
+        path = f"/v1/features/{quote(feature, safe='')}/{what}"
+        content = msgspec.json.encode(request)
+        return await self._call(method, path, FeatureView, content, changes=True)
+
     async def remove(self, id: str) -> None:
         """End an authorization, whoever holds it; needs the admin token."""
         path = f"/v1/authorizations/{quote(id, safe='')}"
@@ -337,6 +420,7 @@ class AsyncClient:
                 read_timeout_s=self._read_timeout_s * (3 if changes else 1),
                 repeat=not changes,
                 content_type=content_type,
+                user=f"{self.info.user}@{self.info.host}" if changes else "",
                 gate=gate,
             )
 
@@ -394,6 +478,10 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self._routes.given)}: {len(self._keeper)} seats>"
+
+
+def _at_index(path: str, index: int) -> str:
+    return f"{path}?index={index}" if index else path
 
 
 def client_info(user: str | None, host: str | None, app: str | None) -> ClientInfo:

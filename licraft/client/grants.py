@@ -22,15 +22,17 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 import msgspec
+from msgspec import UNSET
 
 from licraft.client.answers import Elsewhere, unavailable, understand
 from licraft.client.clock import Clock
 from licraft.client.contact import Contact, any_within
 from licraft.client.keeper import Keeper
+from licraft.client.proof import NOT_PROVED, Verifier, held
 from licraft.client.routes import MAX_SERVERS, SUSPECT_S, Routes
 from licraft.client.seats import MAX_TTL_S, Hold
 from licraft.client.transport import Answer, Gate, NoAnswer, Transport
-from licraft.errors import InvalidRequest, LicraftError
+from licraft.errors import InvalidRequest, LicraftError, NotProved
 from licraft.wire import (
     Authorization,
     CheckinRequest,
@@ -51,6 +53,7 @@ class _Wish:
 
     request: CheckoutRequest
     deadline_s: float
+    proofs: Verifier | None = None
     asked: dict[str, CheckoutRequest] = field(default_factory=dict)
     unheard: set[str] = field(default_factory=set)
     refusals: dict[str, Elsewhere] = field(default_factory=dict)
@@ -59,7 +62,8 @@ class _Wish:
         """The request as it is known to one server."""
         if url not in self.asked:
             id = self.request.id or str(uuid4())
-            self.asked[url] = msgspec.structs.replace(self.request, id=id)
+            nonce = self.proofs.nonce() if self.proofs else None
+            self.asked[url] = msgspec.structs.replace(self.request, id=id, nonce=nonce)
         return self.asked[url]
 
     def refuse(self, refusal: Elsewhere) -> None:
@@ -79,7 +83,10 @@ class Granter:
         clock: Clock,
         *,
         read_timeout_s: float,
+        proofs: Verifier | None = None,
     ) -> None:
+        """With `proofs` a grant counts only if its server proves its pool."""
+        self._proofs = proofs
         self._transport = transport
         self._routes = routes
         self._contact = Contact(transport, routes, clock)
@@ -95,7 +102,7 @@ class Granter:
         which no server answers is reported at once: PoolUnavailable.
         """
         loop = asyncio.get_running_loop()
-        wish = _Wish(request, loop.time() + request.wait)
+        wish = _Wish(request, loop.time() + request.wait, self._proofs)
         hold: Hold | None = None
         try:
             tries, pause_s = 0, FIRST_PAUSE_S
@@ -103,9 +110,9 @@ class Granter:
                 said = wish.refusals.values()
                 after_s = min((r.retry_after_s for r in said if r.retry_after_s), default=0.0)
                 delay_s = max(pause_s, min(after_s, MAX_PAUSE_S)) * random.uniform(0.75, 1.25)
-                alive = any(refusal.code for refusal in said)
+                alive = any(refusal.code not in ("", NOT_PROVED) for refusal in said)
                 if not alive or loop.time() + delay_s > wish.deadline_s:
-                    raise unavailable(list(said))
+                    raise _refused(list(said))
                 await asyncio.sleep(delay_s)
                 tries, pause_s = tries + 1, min(pause_s * 1.5, MAX_PAUSE_S)
             return hold
@@ -161,7 +168,12 @@ class Granter:
     async def _take(
         self, wish: _Wish, url: str, granted: Authorization, sent_at: float
     ) -> Hold | None:
-        """Hold what was granted, if it is what was asked for and lasts."""
+        """Hold what was granted, if it is what was asked for, and proved, and lasts."""
+        nonce = wish.at(url).nonce or ""
+        if self._proofs and (fault := self._proofs.fault(nonce, granted)):
+            self._keeper.give_back_soon([granted.token], url)
+            wish.refuse(Elsewhere(url, fault, NOT_PROVED))
+            return None
         self._routes.adopt(granted.servers)
         self._routes.prefer(url)
         if not _usable(granted, wish.request):
@@ -215,12 +227,13 @@ class Granter:
 
     async def _prove(self, url: str, granted: Authorization) -> float | None:
         """Renew a fresh authorization at its server; when the request was sent, or None."""
+        nonce = self._proofs.nonce() if self._proofs else UNSET
         try:
             outcome = await self._transport.ask(
                 "POST",
                 url,
                 "/v1/heartbeats",
-                msgspec.json.encode(HeartbeatRequest(tokens=[granted.token])),
+                msgspec.json.encode(HeartbeatRequest(tokens=[granted.token], nonce=nonce)),
                 read_timeout_s=self._read_timeout_s,
                 repeat=True,
             )
@@ -228,8 +241,11 @@ class Granter:
             self._keeper.give_back_soon([granted.token], url)
             raise
         answer = self._contact.heed(outcome, HeartbeatAnswer)
-        statuses = [r.status for r in answer.results] if isinstance(answer, HeartbeatAnswer) else []
-        if statuses == ["renewed"]:
+        if (
+            isinstance(answer, HeartbeatAnswer)
+            and [result.status for result in answer.results] == ["renewed"]
+            and (self._proofs is None or self._proofs.renews(nonce, answer, held([granted])))
+        ):
             return outcome.sent_at
         self._keeper.give_back_soon([granted.token], url)
         return None
@@ -270,6 +286,14 @@ def checkout_request(
         return msgspec.convert(body, CheckoutRequest)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"checkout: {error}", "invalid_request") from None
+
+
+def _refused(refusals: list[Elsewhere]) -> LicraftError:
+    """The error when no server granted: that one could not prove its pool is said first."""
+    unproved = [f"{r.url} {r.detail}" for r in refusals if r.code == NOT_PROVED]
+    if unproved:
+        return NotProved(f"no seat that a license is proved for: {'; '.join(unproved)}", NOT_PROVED)
+    return unavailable(refusals)
 
 
 def _usable(granted: Authorization, asked: CheckoutRequest) -> bool:

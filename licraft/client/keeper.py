@@ -17,6 +17,7 @@ import msgspec
 from licraft.client.clock import Clock
 from licraft.client.contact import Contact
 from licraft.client.pace import FIRST_HEARTBEAT_EARLY, heartbeat_delay
+from licraft.client.proof import Verifier
 from licraft.client.renewing import Renewal, Renewer, batches
 from licraft.client.routes import Routes
 from licraft.client.seats import Hold
@@ -43,7 +44,9 @@ class Keeper:
         client_id: str,
         read_timeout_s: float,
         chance: Callable[[], float] = random.random,
+        proofs: Verifier | None = None,
     ) -> None:
+        """With `proofs` a renewal counts only if its server proves its pool."""
         self._transport = transport
         self._routes = routes
         self._contact = Contact(transport, routes, clock)
@@ -54,6 +57,7 @@ class Keeper:
             client_id=client_id,
             chance=chance,
             give_back=self.give_back_soon,
+            proofs=proofs,
         )
         self._clock = clock
         self._chance = chance

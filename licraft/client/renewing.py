@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from licraft.client.answers import Elsewhere
 from licraft.client.clock import Clock
@@ -34,6 +35,7 @@ from licraft.client.pace import (
     retry_delay,
     servers_of_try,
 )
+from licraft.client.proof import Verifier, held
 from licraft.client.routes import Routes
 from licraft.client.seats import MAX_TTL_S, Hold
 from licraft.client.transport import Answer, Gate, NoAnswer, Transport
@@ -85,6 +87,7 @@ class _Question:
 
     batch: list[Renewal]
     confirm: dict[str, int] = field(default_factory=dict)
+    nonce: str | UnsetType = UNSET
     tokens: list[str] = field(init=False)
     gate: Gate = field(default_factory=Gate)
 
@@ -136,7 +139,9 @@ class Renewer:
         client_id: str,
         chance: Callable[[], float],
         give_back: Callable[[Sequence[str], str], None],
+        proofs: Verifier | None = None,
     ) -> None:
+        self._proofs = proofs
         self._transport = transport
         self._routes = routes
         self._contact = Contact(transport, routes, clock)
@@ -159,7 +164,7 @@ class Renewer:
         tries, servers = 0, servers_of_try(failures)
         try:
             while valid := this.valid():
-                question = _Question(valid)
+                question = self._question(valid)
                 latest = asyncio.create_task(self._ask(this, question, this.walk))
                 asking.append(latest)
                 await self._listen(this, asking, question.gate)
@@ -192,7 +197,7 @@ class Renewer:
         valid = this.valid()
         if valid and not this.tried(this.home):
             home = iter([this.home])
-            asking.append(asyncio.create_task(self._ask(this, _Question(valid), home)))
+            asking.append(asyncio.create_task(self._ask(this, self._question(valid), home)))
         while this.waiting and (left := [task for task in asking if not task.done()]):
             wait_s = max(0.0, until_s - self._clock())
             if not await any_within(left, wait_s):
@@ -245,7 +250,7 @@ class Renewer:
         # have been given the seat (pool protocol, section 10).
         batch = [renewal for renewal in this.valid() if confirm and renewal in confirm]
         if confirm and batch:
-            question = _Question(batch, {r.hold.id: confirm[r] for r in batch})
+            question = self._question(batch, {r.hold.id: confirm[r] for r in batch})
             outcome = await self._sender(this, question)(outcome.url, question.gate)
             confirm = self._hear(this, question, outcome)
         if confirm is None:
@@ -255,6 +260,9 @@ class Renewer:
             del this.waiting[renewal]
         return _Said.YES
 
+    def _question(self, batch: list[Renewal], confirm: dict[str, int] | None = None) -> _Question:
+        return _Question(batch, confirm or {}, self._proofs.nonce() if self._proofs else UNSET)
+
     def _sender(self, this: _Try, question: _Question) -> Send:
         """Sends a heartbeat to a server, and listens for as long as a seat is valid."""
         request = HeartbeatRequest(
@@ -262,6 +270,7 @@ class Renewer:
             client=self._client_id,
             servers_version=self._routes.version,
             confirm=question.confirm,
+            nonce=question.nonce,
         )
         content = msgspec.json.encode(request)
 
@@ -294,6 +303,11 @@ class Renewer:
             log.warning("heartbeat refused by %s: %s", url, answer)
             self._routes.failed(url, self._clock())
             return None
+        holds = held(renewal.hold for renewal in question.batch)
+        if self._proofs and not self._proofs.renews(question.nonce, answer, holds):
+            log.warning("heartbeat answered by %s without a proof of its pool: ignored", url)
+            self._routes.failed(url, self._clock())
+            return None
         self._routes.adopt(answer.servers)
         if url == this.home:
             self._patience.answered(question.gate.since_entered())
@@ -323,7 +337,7 @@ class Renewer:
             case "lost":
                 hold.lost(result.code or "lost")
             case "pending":
-                self._pend(renewal, result.retry_after)
+                self._pend(renewal, result)
                 return True
             case _:
                 self._postpone(renewal)
@@ -343,11 +357,14 @@ class Renewer:
         renewal.failures = 0
         renewal.due_at = sent_at + heartbeat_delay(hold.heartbeat_s, self._chance(), early)
 
-    def _pend(self, renewal: Renewal, told_s: float | None) -> None:
-        """A server has not got the seat yet: ask again when it says."""
-        tenure = renewal.hold.unanswered()
+    def _pend(self, renewal: Renewal, result: HeartbeatResult) -> None:
+        """A server has not got the seat yet: ask again when it says, and where."""
+        hold = renewal.hold
+        tenure = hold.unanswered()
         renewal.failures = 1
-        told_s = FIRST_RETRY_S if told_s is None else told_s
+        if (elsewhere := self._routes.url_of(result.server)) is not None:
+            hold.moved(elsewhere, hold.id, hold.token, result.server)
+        told_s = FIRST_RETRY_S if result.retry_after is None else result.retry_after
         renewal.due_at = self._clock() + pending_delay(told_s, tenure.ttl_s, self._chance())
 
     def _postpone(self, renewal: Renewal, told_s: float = 0.0) -> None:

@@ -98,6 +98,7 @@ class Routes:
         self.given = given_urls(given)
         self.version = 0
         self.listed: tuple[str, ...] = ()
+        self._named: dict[str, str] = {}
         self._preferred: str | None = None
         self._failed_at: dict[str, float] = {}
         self._secure_only = all(url.startswith("https://") for url in self.given)
@@ -113,11 +114,13 @@ class Routes:
             return False
         if len(servers.list) > MAX_SERVERS:
             return False
-        usable = [url for url in map(self._checked, servers.list) if url is not None]
+        named = {entry.name: self._checked(entry) for entry in servers.list}
+        usable = {name: url for name, url in named.items() if url is not None}
         if not usable:
             return False
         self.version = servers.version
-        self.listed = tuple(dict.fromkeys(usable))
+        self.listed = tuple(dict.fromkeys(usable.values()))
+        self._named = usable
         if self._preferred not in (*self.listed, *self.given):
             self._preferred = None
         return True
@@ -130,6 +133,10 @@ class Routes:
         if not _NAME.fullmatch(entry.name) or (self._secure_only and url.startswith("http://")):
             return None
         return url
+
+    def url_of(self, server: str | None) -> str | None:
+        """Where the server of that name is, if the list has it."""
+        return None if server is None else self._named.get(server)
 
     def prefer(self, url: str) -> None:
         """`url` served a request: it is the first to be asked next time."""

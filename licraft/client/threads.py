@@ -14,18 +14,22 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from msgspec import UNSET, UnsetType
+
 from licraft.client.aio import AsyncClient
 from licraft.client.clock import Clock, boottime
+from licraft.client.proof import VendorKey
 from licraft.client.routes import given_urls
 from licraft.client.seats import Hold, SeatView
 from licraft.client.transport import Verify
 from licraft.errors import ClientError
 from licraft.wire import (
+    AuditView,
     AuthorizationList,
     FeatureView,
     Installed,
@@ -124,6 +128,7 @@ class Client:
         read_timeout_s: float = 5.0,
         close_timeout_s: float = 3.0,
         clock: Clock = boottime,
+        vendor_key: VendorKey = None,
     ) -> None:
         self._urls = given_urls(urls)
         self._close_timeout_s = close_timeout_s
@@ -143,6 +148,7 @@ class Client:
                 read_timeout_s=read_timeout_s,
                 close_timeout_s=close_timeout_s,
                 clock=clock,
+                vendor_key=vendor_key,
             )
 
         self._connect = connect
@@ -186,17 +192,21 @@ class Client:
 
     # Observation and administration
 
-    def pool(self) -> PoolView:
-        """The pool as the first server that answers sees it."""
-        return self._call(lambda client: client.pool())
+    def pool(self, index: int = 0) -> PoolView:
+        """The pool as the first server that answers sees it.
 
-    def features(self) -> list[FeatureView]:
+        Here as in `features`, `feature` and `license`, that is a server which knows the log
+        up to `index`: with the index of a change's answer the change is seen.
+        """
+        return self._call(lambda client: client.pool(index))
+
+    def features(self, index: int = 0) -> list[FeatureView]:
         """Every feature, by name."""
-        return self._call(lambda client: client.features())
+        return self._call(lambda client: client.features(index))
 
-    def feature(self, name: str) -> FeatureView:
+    def feature(self, name: str, index: int = 0) -> FeatureView:
         """One feature; raises UnknownFeature."""
-        return self._call(lambda client: client.feature(name))
+        return self._call(lambda client: client.feature(name, index))
 
     def authorizations(
         self, feature: str | None = None, user: str | None = None, server: str | None = None
@@ -204,9 +214,13 @@ class Client:
         """The pool's record of who holds what, filtered."""
         return self._call(lambda client: client.authorizations(feature, user, server))
 
-    def license(self) -> LicenseDocument:
+    def audit(self, after: int = 0) -> AuditView:
+        """What administrators changed, after record `after`; needs the admin token."""
+        return self._call(lambda client: client.audit(after))
+
+    def license(self, index: int = 0) -> LicenseDocument:
         """The installed redundant license file (sequence 0 and no text if none)."""
-        return self._call(lambda client: client.license())
+        return self._call(lambda client: client.license(index))
 
     def install_license(self, text: str) -> Installed:
         """Install a redundant license file on the pool; needs the admin token.
@@ -214,6 +228,18 @@ class Client:
         Raises LicenseError with code `stale_sequence` or `invalid_license`.
         """
         return self._call(lambda client: client.install_license(text))
+
+    def add_code(
+        self,
+        code: str,
+        distribution: str | Mapping[str, int] | None = None,
+        threshold: float | None = None,
+    ) -> Installed:
+        """Add a license code to the pool's license file; needs the admin token.
+
+        Safe to repeat. Raises LicenseError with code `invalid_license`.
+        """
+        return self._call(lambda client: client.add_code(code, distribution, threshold))
 
     def lead(self, server: str) -> LeaderAnswer:
         """Hand leadership to `server`, and wait until it leads; needs the admin token."""
@@ -240,6 +266,44 @@ class Client:
     def undrain_server(self, name: str) -> ServerAnswer:
         """Have the server `name`, which was drained, grant again; needs the admin token."""
         return self._call(lambda client: client.undrain_server(name))
+
+    def distribute(self, feature: str, distribution: str | Mapping[str, int] | None) -> FeatureView:
+        """Share a feature's seats out, "alpha:10^beta:20" or a map; needs the admin token.
+
+        Unused seats move at once, the rest as they come back: `to_give` tells how many those
+        are. With None seats stay where they are. Raises Denied with code
+        `exceeds_entitlement`, or UnknownFeature.
+        """
+        return self._call(lambda client: client.distribute(feature, distribution))
+
+    def add_allocations(self, feature: str, count: int, to: str | None = None) -> FeatureView:
+        """Deploy `count` more seats, or with a negative one retire some; needs the admin token.
+
+        `to` is the server that gets or loses them, else the free pool. Raises Denied with code
+        `exceeds_entitlement`, or UnknownFeature.
+        """
+        return self._call(lambda client: client.add_allocations(feature, count, to))
+
+    def set_borrowing(
+        self,
+        feature: str,
+        server: str | None = None,
+        *,
+        enabled: bool | UnsetType | None = UNSET,
+        threshold: float | UnsetType | None = UNSET,
+        floor: int | UnsetType | None = UNSET,
+        cap: int | UnsetType | None = UNSET,
+    ) -> FeatureView:
+        """Bound borrowing, at `server` or at all; needs the admin token.
+
+        What is not given stays as it is; None goes back to the default. Borrowing takes no
+        server's seats under `floor`, and raises them over `cap` for none.
+        """
+        return self._call(
+            lambda client: client.set_borrowing(
+                feature, server, enabled=enabled, threshold=threshold, floor=floor, cap=cap
+            )
+        )
 
     def remove(self, id: str) -> None:
         """End an authorization, whoever holds it; needs the admin token."""

@@ -13,6 +13,7 @@ import ssl
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -132,6 +133,7 @@ class Transport:
         connect_timeout_s: float | None = None,
         repeat: bool = False,
         content_type: str = "application/json",
+        user: str = "",
         gate: Gate | None = None,
     ) -> Answer | NoAnswer:
         """Send one request and read its whole answer, within connect plus read timeout.
@@ -144,6 +146,8 @@ class Transport:
         connect_s = connect_timeout_s or self.connect_timeout_s
         try:
             request = self._request(method, url + path, content, content_type)
+            if user:  # for the audit of a change
+                request.headers["licraft-user"] = quote(user, safe="@ ")
         except (httpx.InvalidURL, ValueError) as error:
             raise InvalidRequest(f"{url}{path}: {error}") from error
         request.extensions["timeout"] = {

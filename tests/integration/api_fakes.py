@@ -15,13 +15,18 @@ from licraft.api.server import ApiServer
 from licraft.api.service import CheckinResult, CheckoutResult, HeartbeatsResult
 from licraft.errors import InvariantBroken, NotExecuted, OutcomeUnknown, Overloaded
 from licraft.wire import (
+    AllocationsRequest,
     AllocationView,
+    AuditView,
     Authorization,
     AuthorizationList,
+    BorrowingRequest,
     BorrowingView,
     CheckinAnswer,
     CheckinRequest,
     CheckoutRequest,
+    CodeRequest,
+    DistributionRequest,
     FeatureList,
     FeatureView,
     HeartbeatAnswer,
@@ -43,6 +48,9 @@ from licraft.wire import (
 ADMIN = "admin-token-of-the-tests"
 CLIENT = "client-token-of-the-tests"
 TOKENS = Tokens.of(admin=ADMIN, client=CLIENT)
+APPLIED = 103
+"""How far the log is applied, for calls that ask for an index."""
+
 SERVERS = ServerList(1, [ServerEntry("alpha", "http://127.0.0.1:7700", "leader", "up")])
 
 
@@ -91,6 +99,7 @@ class FakeService:
         self.waiting: list[asyncio.Future[CheckoutResult]] = []
         self.installed: list[str] = []
         self.removed: list[str] = []
+        self.criteria: list[tuple[str, object]] = []
         self.asked: list[tuple[str | None, str | None, str | None]] = []
         self.ready = True
 
@@ -152,6 +161,13 @@ class FakeService:
         self.calls += 1
         return 200, CheckinAnswer(released=list(request.tokens), unknown=[])
 
+    async def reached(self, index: int) -> Problem | None:
+        await asyncio.sleep(0)
+        if index <= APPLIED:
+            return None
+        detail = f"alpha knows the log up to {APPLIED}, not to {index} yet"
+        return Problem(503, "no_quorum", detail, retry_after=1.0, servers=SERVERS)
+
     def pool(self) -> PoolView:
         return PoolView(
             pool="acme",
@@ -159,7 +175,7 @@ class FakeService:
             state="serving",
             leader="alpha",
             term=1,
-            applied_index=1,
+            applied_index=APPLIED,
             priority=["alpha"],
             servers=[],
             license=LicenseView(sequence=1, sha256="00"),
@@ -185,6 +201,9 @@ class FakeService:
         self.removed.append(id)
         return Problem(404, "not_found", "no such authorization") if id == "unknown" else None
 
+    def audit(self, after: int) -> AuditView:
+        return AuditView(count=after, sha256="00", records=[])
+
     def license(self) -> LicenseDocument:
         return LicenseDocument(sequence=1, text="sequence: 1", codes=[])
 
@@ -194,6 +213,12 @@ class FakeService:
             return Problem(409, "stale_sequence", "not newer", sequence=7)
         return Installed(sequence=8, index=99)
 
+    async def add_code(self, request: CodeRequest) -> Installed | Problem:
+        self.installed.append(request.code)
+        if request.code.startswith("stale"):
+            return Problem(409, "stale_sequence", "not newer", sequence=7)
+        return Installed(sequence=9, index=100)
+
     async def lead(self, server: str) -> LeaderAnswer | Problem:
         if server != "beta":
             return Problem(404, "not_found", f"no server {server}", field="server")
@@ -202,7 +227,27 @@ class FakeService:
     async def drain(self, server: str, *, on: bool) -> ServerAnswer | Problem:
         if server != "beta":
             return Problem(404, "not_found", f"no server {server}", field="server")
-        return ServerAnswer(server, "draining" if on else "up", 103)
+        return ServerAnswer(server, "draining" if on else "up", APPLIED)
+
+    async def distribute(self, feature: str, request: DistributionRequest) -> FeatureView | Problem:
+        return self._changed(feature, request)
+
+    async def add_allocations(
+        self, feature: str, request: AllocationsRequest
+    ) -> FeatureView | Problem:
+        return self._changed(feature, request)
+
+    async def bound_borrowing(
+        self, feature: str, request: BorrowingRequest
+    ) -> FeatureView | Problem:
+        return self._changed(feature, request)
+
+    def _changed(self, feature: str, request: object) -> FeatureView | Problem:
+        self.criteria.append((feature, request))
+        if feature == "full":
+            detail = "full: 10 entitled"
+            return Problem(409, "exceeds_entitlement", detail, entitled=10, deployed=10)
+        return self.feature(feature)
 
     async def add_server(self, request: ServerRequest) -> ServerAnswer | Problem:
         if request.name == "alpha":

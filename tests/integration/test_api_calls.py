@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_fakes import ADMIN, CLIENT, TOKENS, FakeService, run, serving
+from api_fakes import ADMIN, APPLIED, CLIENT, TOKENS, FakeService, run, serving
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -159,6 +159,25 @@ def test_servers_are_drained_and_undrained() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/pool", "/v1/features", "/v1/features/cad", "/v1/license", "/v1/features/nope"]
+)
+def test_an_index_is_waited_for_and_one_that_does_not_come_is_no_quorum(path: str) -> None:
+    async def scenario() -> None:
+        async with _client() as client:
+            plain = await client.get(path)
+            reached = await client.get(f"{path}?index={APPLIED}")
+            assert (reached.status_code, reached.json()) == (plain.status_code, plain.json())
+            ahead = await client.get(f"{path}?index={APPLIED + 1}")
+            assert (ahead.status_code, ahead.json()["code"]) == (503, "no_quorum")
+            assert ahead.headers["retry-after"] == "1"
+            for wrong in ("-1", "x", "", "1" * 16, "1.0"):
+                refused = await client.get(f"{path}?index={wrong}")
+                assert (refused.status_code, refused.json()["field"]) == (400, "index")
+
+    run(scenario())
+
+
 def test_license_file_is_installed_as_text() -> None:
     async def scenario() -> None:
         service = FakeService()
@@ -170,10 +189,26 @@ def test_license_file_is_installed_as_text() -> None:
             stale = await client.put("/v1/license", content=b"stale")
             assert (stale.status_code, stale.json()["code"]) == (409, "stale_sequence")
             assert stale.json()["sequence"] == 7
-            binary = await client.put("/v1/license", content=b"\xff\xfe")
-            assert (binary.status_code, binary.json()["code"]) == (400, "invalid_request")
-            empty = await client.put("/v1/license", content=b"")
-            assert (empty.status_code, empty.json()["code"]) == (400, "invalid_request")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the license file is empty"),
+        (b"pool: acme\nsequence: 8\ncodes: \xe4\n", "line 3: the license file is not UTF-8"),
+        ("sequence: 8\n".encode("utf-16"), "line 1: the license file is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_a_license_file_is_refused_as_one(content: bytes, said: str) -> None:
+    async def scenario() -> None:
+        service = FakeService()
+        async with _client(service) as client:
+            refused = await client.put("/v1/license", content=content)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_license")
+        assert said in refused.json()["detail"]
+        assert service.installed == []
 
     run(scenario())
 

@@ -22,6 +22,7 @@ from licraft.cli.main import cli
 from licraft.vendor.codes import make_code, read_code
 from licraft.vendor.keys import write_keys
 from licraft.vendor.license_file import write_license_file
+from licraft.wire import MAX_LICENSE_BYTES
 
 ROOT = Path(__file__).parents[2]
 GRANT, BEAT, CHECKIN = "/v1/authorizations", "/v1/heartbeats", "/v1/checkins"
@@ -44,8 +45,30 @@ FEATURE: Body = {
         "pending": 0,
         "open": [],
         "sources": {"leader": 0, "free": 0, "down": 0, "others": 0},
+        "threshold": None,
+        "floor": None,
+        "cap": None,
     },
-    "servers": {"alpha": {"allocated": 24, "in_use": 4, "target": None, "threshold": 0.8}},
+    "servers": {
+        "alpha": {
+            "allocated": 24,
+            "in_use": 4,
+            "target": None,
+            "threshold": 0.8,
+            "to_give": 0,
+            "retiring": 0,
+            "borrowing": True,
+            "floor": None,
+            "cap": None,
+        }
+    },
+    "to_give": 0,
+    "missing": 0,
+    "index": 40,
+    "over": 0,
+    "expires_in_days": 400,
+    "warning": None,
+    "retired": 0,
 }
 POOL: Body = {
     "pool": "acme",
@@ -74,6 +97,7 @@ POOL: Body = {
     "license": {"sequence": 7, "sha256": "00"},
     "trouble": [],
     "version": "1",
+    "pool_key": "a2V5",
 }
 LICENSE: Body = {"sequence": 7, "text": "pool: acme\n", "codes": []}
 HOLDER: Body = {
@@ -176,7 +200,7 @@ def test_features_and_one_feature(pool: FakePool) -> None:
     assert "cad" in licraft("features").stdout
     one = licraft("features", "cad").stdout
     assert "4 in use of 30 deployed (30 entitled); free pool 6" in one
-    assert "alpha        4         24  -             0.8" in one
+    assert "alpha        4         24  -       yes            0.8  -      -" in one
     assert json.loads(licraft("features", "--json").stdout) == {"features": [FEATURE]}
     assert json.loads(licraft("features", "cad", "--json").stdout) == FEATURE
 
@@ -279,15 +303,64 @@ def test_a_license_file_is_verified_without_a_server(tmp_path: Path) -> None:
     assert found == [("cad", "2026", "valid"), ("cam", None, "expired")]
 
 
+def test_codes_that_are_bound_to_another_pools_key_are_told(tmp_path: Path) -> None:
+    ours, theirs = 43 * "A", 43 * "B"
+    file, key = signed_file(tmp_path, pool_key=ours), str(tmp_path / "vendor.pub")
+    for given, status in ((ours, "valid"), (theirs, "other_pool")):
+        arguments = ("--key", key, "--pool-key", given, "--json")
+        shown = json.loads(licraft("license", "verify", file, *arguments).stdout)
+        assert shown["codes"][0]["status"] == status
+
+
 def test_a_license_file_that_a_pool_would_refuse_is_exit_status_4(tmp_path: Path) -> None:
     file, key = signed_file(tmp_path), str(tmp_path / "vendor.pub")
     write_keys(tmp_path / "other")
     other = str(tmp_path / "other" / "vendor.pub")
-    for arguments in (["--key", key, "--pool", "globex"], ["--key", other], ["--key", file]):
+    for arguments in (["--key", key, "--pool", "globex"], ["--key", other]):
         result = licraft("license", "verify", file, *arguments)
         assert result.exit_code == 4, result.output
-        assert result.stderr.startswith("licraft: ")
+        assert result.stderr.startswith(f"licraft: {file}: line ")
         assert result.stdout == ""
+
+
+@pytest.mark.parametrize("key", ["nowhere.pub", "acme.lic", "vendor.key"])
+def test_a_file_that_is_no_public_key_is_a_fault_of_usage(tmp_path: Path, key: str) -> None:
+    file = signed_file(tmp_path)
+    result = licraft("license", "verify", file, "--key", str(tmp_path / key))
+    assert result.exit_code == 2
+    assert key in result.stderr
+
+
+NOT_LICENSES = [
+    (b"pool: acme\nsequence: 8\ncodes: \xe4\n", "line 3: the license file is not UTF-8 text"),
+    ("sequence: 8\n".encode("utf-16"), "UTF-16"),
+    (b"#" * (MAX_LICENSE_BYTES + 1), "larger than"),
+    (b"", "is empty"),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), NOT_LICENSES)
+@pytest.mark.parametrize("command", ["install", "verify", "diff", "inspect"])
+def test_what_cannot_be_a_license_file_is_exit_status_4(
+    pool: FakePool, tmp_path: Path, command: str, content: bytes, said: str
+) -> None:
+    write_keys(tmp_path)
+    refused = Reply(422, {"status": 422, "code": "invalid_license", "detail": said})
+    (tmp_path / "bad.lic").write_bytes(content)
+    pool.members[0].always["/v1/license"] = refused
+    arguments = {
+        "install": ["license", "install"],
+        "verify": ["license", "verify", "--key", str(tmp_path / "vendor.pub")],
+        "diff": ["license", "diff"],
+        "inspect": ["vendor", "inspect"],
+    }[command]
+    result = licraft(*arguments, str(tmp_path / "bad.lic"))
+    assert result.exit_code == 4, result.output
+    assert f"{tmp_path / 'bad.lic'}: " in result.stderr
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    told = [] if content else ["PUT"] * (command == "install")
+    assert [call["_method"] for call in pool.members[0].calls("/v1/license")] == told
 
 
 # Holding

@@ -19,6 +19,7 @@ from support.processes import (
 )
 
 from licraft.pool_files import PlannedServer
+from licraft.vendor.codes import make_code
 
 pytest_plugins = ["support.pool_fixtures"]
 pytestmark = pytest.mark.timeout(240)
@@ -133,6 +134,47 @@ def test_a_pool_grows_restarts_and_loses_its_leader(make_pool: MakePool) -> None
     wait_for(lambda: all_up(pool), 10, "all know three servers after the restart")
     assert pool.checkout(others[0], count=5, wait=5).status == 201
     seats_add_up(pool)
+
+
+def test_an_administrators_distribution_stays_when_servers_come_and_go(
+    make_pool: MakePool,
+) -> None:
+    """Codes without criteria of their own are split over whichever servers there are."""
+    pool = make_pool({"cad": 9})
+    leader, first, second = pool.leader(), *pool.followers()
+
+    def add_code(at: str, feature: str, count: int, distribution: str | None = None) -> int:
+        code = make_code(pool.vendor, feature=feature, count=count, pool=POOL)
+        answer = pool.ask(
+            at, "POST", "/v1/license/codes", {"code": code, "distribution": distribution}
+        )
+        assert answer.status == 200, answer
+        return int(answer["index"])
+
+    def targets(at: str, index: int) -> dict[str, int]:
+        """The seats that are meant for each server, as one of them tells it."""
+        answer = pool.get(at, f"/v1/features/cad?index={index}")
+        assert answer.status == 200, answer
+        parts = answer["servers"].items()
+        return {name: part["target"] for name, part in parts if part["target"]}
+
+    index = add_code(first, "cad", 4, f"{second}:4")
+    evenly = dict.fromkeys(pool.names, 3)
+    assert targets(second, index) == evenly | {second: 7}
+    path = "/v1/features/cad/distribution"
+    assert pool.ask(second, "PUT", path, {"distribution": {first: 13}}).status == 200
+    join(pool, "delta", at=first)
+    index = add_code("delta", "cam", 3)
+    assert [targets(name, index) for name in pool.names] == [{first: 13}] * len(pool.names)
+    remove(pool, second, at=first)
+    pool.stop(second)
+    index = add_code("delta", "sim", 3)
+    assert [targets(name, index) for name in pool.names] == [{first: 13}] * len(pool.names)
+    # The license file says another for this feature than it did: that is the last word now.
+    index = add_code("delta", "cad", 2, f"{leader}:2")
+    assert [targets(name, index) for name in pool.names] == [
+        {leader: 5, first: 3, "delta": 3}
+    ] * len(pool.names)
 
 
 def test_one_that_was_away_while_the_pool_changed_finds_it_again(make_pool: MakePool) -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from licraft.cli.common import DEFAULT_URL, Pool, pool_options, print_table, read_text
 from licraft.cli.observe import trouble
-from licraft.wire import BorrowingView, FeatureView, LicenseView, PoolView, ServerView
+from licraft.wire import LicenseView, PoolView, ServerView
 
 
 def chosen(arguments: list[str], environment: dict[str, str]) -> Pool:
@@ -108,13 +108,14 @@ def pool_view(**changes: object) -> PoolView:
     return view
 
 
-def feature_view(status: str) -> FeatureView:
-    borrowing = BorrowingView(True, 0)
-    return FeatureView("cad", None, 10, 10, 0, 3, 0, 0, 0, None, None, status, borrowing, {})
-
-
 def test_a_healthy_pool_has_no_trouble() -> None:
-    assert trouble(pool_view(), [feature_view("valid")]) == []
+    assert trouble(pool_view()) == []
+
+
+def test_what_the_server_says_of_another_is_not_said_twice() -> None:
+    down = ServerView("beta", "follower", "down", "http://b", 1, None, 0, 10)
+    told = "server beta is down: its seats are kept for it"
+    assert trouble(pool_view(servers=[down], trouble=[told])) == [told]
 
 
 def test_trouble_is_what_the_server_says_and_what_its_figures_say() -> None:
@@ -122,11 +123,9 @@ def test_trouble_is_what_the_server_says_and_what_its_figures_say() -> None:
     view = pool_view(
         leader=None, servers=[down], license=LicenseView(0, ""), trouble=["disk nearly full"]
     )
-    found = trouble(view, [feature_view("expired")])
+    found = trouble(view)
     assert found[0] == "disk nearly full"
     assert [line.split(":")[0] for line in found[1:]] == [
         "no leader",
         "server beta is down",
-        "no license file",
-        "cad",
     ]

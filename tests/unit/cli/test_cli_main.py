@@ -60,7 +60,7 @@ def test_exec_loads_no_server() -> None:
     assert not loaded & {"pysyncobj", "uvicorn", "cryptography", "pydantic", "yaml"}
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_says_what_each_command_says(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None

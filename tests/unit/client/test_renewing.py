@@ -295,6 +295,28 @@ def test_a_server_that_is_back_is_found_while_another_says_pending() -> None:
     play(course)
 
 
+@pytest.mark.parametrize("named", ["gamma", "delta", None])
+def test_who_is_told_where_its_seat_is_asks_there(named: str | None) -> None:
+    """It had moved, unheard, to a server that has lost its record and only recovers."""
+
+    async def course(world: World) -> None:
+        (hold,) = world.client(world.alpha)
+        world.holder[hold.id] = "gamma"
+        world.gamma.state = "recovers"
+        told = HeartbeatResult(hold.id, "pending", retry_after=1.0, server=named)
+        world.alpha.says = world.beta.says = HeartbeatAnswer([told])
+        await next_heartbeat(world, world.alpha)
+        if named != "gamma":
+            await asyncio.sleep(world.ttl_s)
+            assert hold.tenure().ended
+            return
+        await until(world, lambda: hold.tenure().state is SeatState.HELD, 3.0)
+        await until(world, lambda: hold.server == "gamma", 3.0)
+        assert not world.beta.asked_s
+
+    play(course)
+
+
 @pytest.mark.parametrize("bad", [float("inf"), -1.0, 0.0, 1e12])
 def test_a_nonsensical_ttl_is_not_believed(bad: float) -> None:
     async def course(world: World) -> None:
