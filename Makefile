@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
+# One worker for what takes real time, one for what computes.
+TWO = -n 2 --dist loadgroup
 
 .PHONY: demo test check bench simulate chaos clean
 
@@ -12,7 +14,7 @@ demo: .venv/run.stamp
 	@exec $(BIN)/licraft demo $(ARGS)
 
 test: .venv/dev.stamp
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(TWO) $(ARGS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
