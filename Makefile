@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 # One worker for what takes real time, one for what computes.
-TWO = -n 2 --dist loadgroup
+TWO = -n 2
 
 .PHONY: demo test check bench simulate chaos clean
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,23 +12,22 @@ settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-REAL_TIME = {"integration", "contract"}
+REAL_TIME = ("tests/integration/", "tests/contract/")
 NICE = 10
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two workers one gets all that takes real time, and it begins with that."""
-    items.sort(key=_computes)
-    for item in items:
-        if not _computes(item):
-            item.add_marker(pytest.mark.xdist_group("real time"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have one worker run all that takes real time, first; the other runs what computes."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = lambda test: "real time" if test.startswith(REAL_TIME) else test
+    return scheduler
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Beside tests that take real time whoever only computes makes way."""
-    if "PYTEST_XDIST_WORKER" in os.environ and _computes(item) and os.nice(0) < NICE:
+    computes = not item.nodeid.startswith(REAL_TIME)
+    if "PYTEST_XDIST_WORKER" in os.environ and computes and os.nice(0) < NICE:
         os.nice(NICE - os.nice(0))
-
-
-def _computes(item: pytest.Item) -> bool:
-    return item.path.relative_to(Path(__file__).parent).parts[0] not in REAL_TIME

@@ -333,6 +333,8 @@ def _release(command: Release, state: PoolState, index: int, events: list[Event]
         return OVERTAKEN
     count = min(command.count, pool.allocations.get(command.server, 0))
     if not command.to:
+        if command.due:
+            count = min(count, pool.due(command.server))
         pool.move(command.server, "", count)
         pool.retire(state.available())
         events.append(AllocationsChanged(pool.feature))

@@ -174,7 +174,8 @@ class Release:
 
     `to` is the borrowing server and `borrow` its borrow's id; both empty for the free
     pool. A count of 0 answers a `Solicit` with nothing. `leader` marks the leader's own
-    gift, the first source that a borrow has among the servers (B5, B14).
+    gift, the first source that a borrow has among the servers (B5, B14). What is given up
+    because it is `due` is given up only as far as it still is: others may have been sooner.
     """
 
     feature: str
@@ -184,6 +185,7 @@ class Release:
     borrow: str
     level: Level
     leader: bool
+    due: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,10 @@ class FeaturePool:
         """The seats that a server has to give up as soon as nobody holds them."""
         return self.surplus.get(server, 0) + self.retiring.get(server, 0)
 
+    def due(self, server: str) -> int:
+        """The most that a server is to give up now: what it owes, or what is over in the pool."""
+        return max(self.over, self.owed(server))
+
     # What bounds borrowing: a server's own limits come before those for all.
 
     def limits_at(self, server: str) -> Limits:

@@ -163,7 +163,7 @@ class Borrower:
         if pool is None or not self._concerned(pool) or not self._grants.may_act():
             return
         if count := self._overdue(desk, pool):
-            self._release(desk, count, "", "", Level.OFFERED, leader=False)
+            self._release(desk, count, "", "", Level.OFFERED, leader=False, due=True)
         if pool.over:
             return
         for borrow in sorted(pool.pending.values(), key=lambda b: (b.since, b.server)):
@@ -316,21 +316,26 @@ class Borrower:
     def _overdue(self, desk: Desk, pool: FeaturePool) -> int:
         """The seats that nobody holds, and that are too many: here, or in the whole pool."""
         returnable = self._grants.returnable(desk)
-        if pool.over:
-            return min(returnable, max(pool.over, pool.owed(self._server)))
-        received = self._received.get(desk.feature, 0) if desk.queue else 0
-        owed = pool.owed(self._server) - desk.set_aside
-        return max(0, min(owed, returnable - received))
+        if not pool.over and desk.queue:
+            returnable -= self._received.get(desk.feature, 0)
+        return max(0, min(pool.due(self._server) - desk.set_aside, returnable))
 
     def _concerned(self, pool: FeaturePool) -> bool:
         """Whether seats may have to go from this server, to whomever."""
         return bool(pool.pending or pool.over or pool.owed(self._server))
 
     def _release(
-        self, desk: Desk, count: int, to: str, borrow: str, level: Level, leader: bool
+        self,
+        desk: Desk,
+        count: int,
+        to: str,
+        borrow: str,
+        level: Level,
+        leader: bool,
+        due: bool = False,
     ) -> asyncio.Future[Outcome]:
         desk.set_aside += count
-        command = Release(desk.feature, self._server, count, to, borrow, level, leader)
+        command = Release(desk.feature, self._server, count, to, borrow, level, leader, due)
         future = self._proposer.submit(command)
         future.add_done_callback(partial(self._released, desk, count, self._grants.incarnation))
         return future

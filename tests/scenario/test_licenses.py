@@ -364,6 +364,20 @@ def test_a_license_of_less_takes_nothing_from_holders_and_says_how_far_it_is() -
     run_virtual(program())
 
 
+def test_a_server_gives_up_what_is_too_many_once_however_long_that_takes() -> None:
+    """Seats that nobody holds stay with the server that the file has them at."""
+
+    async def program() -> None:
+        async with a_pool() as pool:
+            await pool.install({"cad": 10}, distribution={"cad": "gamma:10"})
+            pool.log.latency_s = (0.2, 0.3)
+            await pool.install({"cad": 4}, distribution={"cad": "gamma:4"})
+            await pool.advance(2.0)
+            assert all(allocated(pool, name) == {"gamma": 4} for name in pool.names)
+
+    run_virtual(program())
+
+
 # -- expiry -------------------------------------------------------------------------------------
 
 

@@ -185,7 +185,10 @@ class SeatModel:
         if feature not in self.seats or self.lives[name].state != "up" or command.count < 0:
             return
         if not command.to:
-            for _ in range(command.count):
+            count = command.count
+            if command.due:
+                count = min(count, self._over(feature))
+            for _ in range(count):
                 self._move(feature, name, FREE)
             self._settle(feature)
             return

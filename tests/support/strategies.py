@@ -236,7 +236,8 @@ def own_commands(draw: DrawFn, state: PoolState, server: str, number: int) -> Co
         feature, borrow = draw(st.sampled_from(mine))
         return EndBorrow(feature, server, borrow.id, False)
     if kind == "return":
-        return Release(feature, server, draw(few), "", "", Level.OFFERED, False)
+        due = draw(st.booleans())
+        return Release(feature, server, draw(few), "", "", Level.OFFERED, False, due)
     since = draw(st.sampled_from([0, 0, *(borrow.since for _, borrow in pending)]))
     want, need, reason = draw(st.integers(0, 16)), draw(few), draw(st.sampled_from(Reason))
     id = f"{server}-{number}"

@@ -114,6 +114,20 @@ def test_shrinking_takes_the_free_and_the_reclaimed_at_once_and_the_rest_as_it_c
     assert pool.seats() == {"free": 2, ALPHA: 4, BETA: 6}
 
 
+def test_what_is_given_up_since_it_is_due_goes_only_as_far_as_it_still_is() -> None:
+    """All servers see at once that there are too many; what one has given the others keep."""
+    pool = licensed(30, "alpha:10^beta:10^gamma:10")
+    pool.install(code(18, "alpha:10^beta:4^gamma:4"))
+    assert pool.feature().over == 12
+    gave = [
+        pool.ask(server, Release(CAD, server, 10, "", "", Level.OFFERED, False, due=True)).outcomes
+        for server in (BETA, GAMMA, ALPHA)
+    ]
+    assert [outcome.count for (outcome,) in gave] == [10, 2, 0]
+    assert pool.seats() == {ALPHA: 10, GAMMA: 8}
+    assert pool.feature().over == 0
+
+
 def test_over_falls_when_a_down_server_is_reclaimed() -> None:
     pool = licensed(30)
     pool.down(ALPHA)
