@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from support.bad_codes import POOL, Bad, Vendor, bad_codes
@@ -20,10 +21,11 @@ from licraft import yaml_text
 from licraft.cli.main import cli
 from licraft.errors import LicenseError
 from licraft.vendor.codes import read_code
-from licraft.vendor.keys import generate, public_text
+from licraft.vendor.keys import _private, public_text
 from licraft.vendor.license_file import decode_license_file, read_license_file
 
-VENDOR = Vendor(generate(), generate())
+# Always the same keys: the names of the cases depend on what is in the codes.
+VENDOR = Vendor(*(_private(Ed25519PrivateKey.from_private_bytes(bytes([n] * 32))) for n in (1, 2)))
 KEYS = [VENDOR.key.public]
 CODES = list(bad_codes(VENDOR))
 FILES = list(bad_files(VENDOR))
