@@ -68,7 +68,7 @@ class Administration:
 
     async def _installed(self, install: Callable[[], Awaitable[int]]) -> Installed | Problem:
         """The number of the file that was installed, or why there is none."""
-        refusal = self._answers.refusal(recovering_too=False)
+        refusal = await self._answers.order_refusal()
         if refusal is not None:
             return refusal
         try:
@@ -89,7 +89,7 @@ class Administration:
 
     async def lead(self, server: str) -> LeaderAnswer | Problem:
         """Make `server` the leader: commit the wish, then see the leader follow it."""
-        refusal = self._answers.refusal(recovering_too=False)
+        refusal = await self._answers.order_refusal()
         if refusal is not None:
             return refusal
         member = self.state.servers.get(server)
@@ -119,7 +119,7 @@ class Administration:
 
     async def drain(self, server: str, *, on: bool) -> ServerAnswer | Problem:
         """Have a server give its seats and clients away, or take them again; not awaited here."""
-        refusal = self._answers.refusal(recovering_too=False)
+        refusal = await self._answers.order_refusal()
         if refusal is not None:
             return refusal
         outcome = await self._commit(Drain(server, on))
@@ -135,7 +135,7 @@ class Administration:
 
     async def remove(self, id: str, holder: str) -> Problem | None:
         """Write into the audit that an authorization is to end; then it may be ended."""
-        refusal = self._answers.refusal(recovering_too=False)
+        refusal = await self._answers.order_refusal()
         if refusal is not None:
             return refusal
         outcome = await self._commit(RemoveAuthorization(id, holder))
@@ -143,7 +143,7 @@ class Administration:
 
     async def commit(self, command: Command) -> Outcome | Problem:
         """What became of an administrator's command, or why this server cannot take it."""
-        refusal = self._answers.refusal(recovering_too=False)
+        refusal = await self._answers.order_refusal()
         return refusal if refusal is not None else await self._commit(command)
 
     def _unknown(self, server: str) -> Problem:

@@ -6,6 +6,7 @@ decided. Source: interfaces, "Client calls"; claim R26.
 
 from __future__ import annotations
 
+import asyncio
 from typing import cast
 
 import msgspec
@@ -28,6 +29,9 @@ from licraft.wire import (
     ServerEntry,
     ServerList,
 )
+
+_ELECTION_S = 2.5
+_LOOK_S = 0.05
 
 
 class Answers:
@@ -95,6 +99,20 @@ class Answers:
             detail = f"{name} lost its record in a crash and recovers for {left_s:.0f} s"
             return self.elsewhere(Code.RECOVERING, detail, left_s)
         return self.drains() if recovering_too and standing.draining else None
+
+    async def order_refusal(self) -> Problem | None:
+        """Why an administrator's order cannot be taken here now.
+
+        An election that outlasts the lease is waited for, `_ELECTION_S` at most: a client
+        has other servers to ask at once, a person has asked this one.
+        """
+        deadline_s = asyncio.get_running_loop().time() + _ELECTION_S
+        while True:
+            refusal = self.refusal(recovering_too=False)
+            waited = asyncio.get_running_loop().time() >= deadline_s
+            if refusal is None or refusal.code != Code.NO_QUORUM or waited:
+                return refusal
+            await asyncio.sleep(_LOOK_S)
 
     def drains(self) -> Problem:
         """This server is drained by an administrator's order: go elsewhere, with what you hold."""

@@ -58,7 +58,7 @@ class Members:
 
     async def add(self, request: ServerRequest) -> ServerAnswer | Problem:
         """Have a server join; it counts once it runs and has caught up."""
-        refusal = self._answers.refusal(recovering_too=False)
+        refusal = await self._answers.order_refusal()
         if refusal is not None:
             return refusal
         try:
@@ -77,7 +77,7 @@ class Members:
 
     async def remove(self, name: str) -> ServerAnswer | Problem:
         """Have a server leave; it is gone once nobody can rely on its seats any more."""
-        refusal = self._answers.refusal(recovering_too=False)
+        refusal = await self._answers.order_refusal()
         if refusal is not None:
             return refusal
         outcome = await self._commit(RemoveServer(name))

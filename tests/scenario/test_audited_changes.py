@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from licraft.core.versions import KNOWN
 from licraft.errors import NotExecuted
 from licraft.server.asker import ASKER, Asker
 from licraft.testing import InProcessPool, run_virtual
-from licraft.wire import Authorization, CheckoutRequest, Problem, ServerRequest
+from licraft.wire import Authorization, CheckoutRequest, Problem, ServerAnswer, ServerRequest
 
 ANN = Asker("admin 3f2a91bc (ann@ws12)", "10.0.0.7")
 
@@ -150,5 +151,40 @@ def test_a_removal_that_cannot_be_recorded_is_not_done() -> None:
             assert refused is not None
             assert refused.status == 503
             assert pool.server("alpha").grants.record.get("R1") is not None
+
+    run_virtual(program())
+
+
+def test_an_order_waits_for_the_end_of_an_election() -> None:
+    """One that outlasts the lease: the server takes no client then, but the order is done."""
+
+    async def program() -> None:
+        async with InProcessPool(3) as pool:
+            pool.log.cut("gamma", "alpha")
+            pool.log.cut("gamma", "beta")
+            await pool.until(lambda: not pool.server("gamma").may_grant(), "its lease is over")
+            asked = asyncio.get_running_loop().create_task(
+                pool.server("gamma").drain("beta", on=True)
+            )
+            await pool.advance(1.0)
+            assert not asked.done()
+            pool.log.heal()
+            answer = await asked
+            assert isinstance(answer, ServerAnswer), answer
+            assert answer.state == "draining"
+
+    run_virtual(program())
+
+
+def test_an_order_is_refused_where_no_majority_is_heard() -> None:
+    async def program() -> None:
+        async with InProcessPool(3) as pool:
+            pool.log.isolate("gamma")
+            await pool.until(lambda: not pool.server("gamma").may_grant(), "its lease is over")
+            begun_s = pool.now()
+            answer = await pool.server("gamma").drain("beta", on=True)
+            assert isinstance(answer, Problem)
+            assert (answer.status, answer.code) == (503, "no_quorum")
+            assert pool.now() - begun_s < 3.0
 
     run_virtual(program())
