@@ -5,7 +5,7 @@ from __future__ import annotations
 from scenario_calls import keep, take
 
 from licraft.testing import InProcessPool, run_virtual
-from licraft.wire import Authorization, AuthorizationList, CheckoutRequest
+from licraft.wire import Authorization, AuthorizationList, CheckoutRequest, FeatureView
 
 
 def a_pool() -> InProcessPool:
@@ -74,5 +74,31 @@ def test_what_was_adopted_from_a_dead_server_is_listed_where_it_is_now() -> None
                 assert [(line.id, line.server) for line in listing.authorizations] == [
                     (adopted.id, "beta")
                 ]
+
+    run_virtual(program())
+
+
+def test_what_was_adopted_from_a_dead_server_is_counted_once() -> None:
+    """Its last report, from before, counts what is in use elsewhere now."""
+
+    async def program() -> None:
+        async with a_pool() as pool:
+            await pool.install({"cad": 6}, distribution={"cad": "alpha:0^beta:0^gamma:6"})
+            tokens = [await take(pool, "gamma") for _ in range(6)]
+            await pool.advance(3.0)
+            pool.crash("gamma")
+            state = pool.server("beta").state
+            await pool.until(lambda: not state.servers["gamma"].acts, "it is down")
+            for token in tokens[:4]:
+                assert (await keep(pool, "beta", token)).status == "adopted"
+            await pool.advance(3.0)
+            for name in ("alpha", "beta"):
+                feature = pool.server(name).feature("cad")
+                assert isinstance(feature, FeatureView)
+                used = {server: part.in_use for server, part in feature.servers.items()}
+                assert used == {"alpha": 0, "beta": 4, "gamma": 2}
+                assert feature.in_use == 6
+                seen = {server.name: server.in_use for server in pool.server(name).pool().servers}
+                assert seen == used
 
     run_virtual(program())
