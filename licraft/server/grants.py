@@ -234,10 +234,18 @@ class Grants:
     def receive(self, feature: str, id: str, count: int, client: ClientFields) -> None:
         """An authorization is this server's from now on; its seats came with it.
 
-        If the client was granted others meanwhile, under this id, those stay its own.
+        Its client may have been granted others meanwhile, under this id: by a request of its
+        own that came late. It has one of both, so one on record is enough, but that must last
+        as long as what came: its holder may have been renewed after those were granted. If
+        they are not alike both stay on record, the one that came under a name of its own.
         """
-        if self.record.get(id) is None:
-            self.grant(feature, id, count, client)
+        known = self.record.get(id)
+        if known is not None and (known.feature, known.count) == (feature, count):
+            self.renew(known)
+            return
+        while self.record.get(id) is not None:
+            id += "+"
+        self.grant(feature, id, count, client)
 
     def know_moves(self, index: int) -> None:
         """The record knows all moves up to a log index."""

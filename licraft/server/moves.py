@@ -214,8 +214,15 @@ class Moves:
         for id, event in self._unseen.items():
             if event is None:
                 live.pop(id, None)
-            elif id not in live:
-                live[id] = self._authorization(event)
+            elif id not in live or (live[id].feature, live[id].count) != (
+                event.feature,
+                event.count,
+            ):
+                # As `Grants.receive` does: what is not alike stays under a name of its own.
+                name = id
+                while name in live:
+                    name += "+"
+                live[name] = self._authorization(replace(event, id=name))
         for id in adopted:
             live.pop(id, None)
         return replace(saved, authorizations=tuple(live.values()))
