@@ -36,6 +36,10 @@ class ManualClock:
         """Seconds on the monotonic clock."""
         return self._now_s + self._elapsed()
 
+    def true_s(self) -> float:
+        """True seconds, whatever this clock shows."""
+        return self._source()
+
     def wall(self) -> float:
         """Seconds since 1970, as this clock believes."""
         return self._wall_s + self._elapsed()
