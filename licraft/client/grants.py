@@ -55,7 +55,7 @@ class _Wish:
     deadline_s: float
     proofs: Verifier | None = None
     asked: dict[str, CheckoutRequest] = field(default_factory=dict)
-    unheard: set[str] = field(default_factory=set)
+    unheard: dict[str, None] = field(default_factory=dict)  # in the order they were asked
     refusals: dict[str, Elsewhere] = field(default_factory=dict)
 
     def at(self, url: str) -> CheckoutRequest:
@@ -150,13 +150,13 @@ class Granter:
                 outcome = await self._post(outcome.url, wish, gate)
         except asyncio.CancelledError:
             if gate.owner is not None:
-                wish.unheard.add(gate.owner)
+                wish.unheard[gate.owner] = None
             raise
         url = outcome.url
         if isinstance(outcome, NoAnswer):
-            wish.unheard.add(url)
+            wish.unheard[url] = None
         else:
-            wish.unheard.discard(url)
+            wish.unheard.pop(url, None)
         granted = self._contact.heed(outcome, Authorization)
         if isinstance(granted, LicraftError):
             raise granted

@@ -28,6 +28,7 @@ from licraft.replication.library import (
     ALL_GUARDS,
     FOLLOWER,
     Guard,
+    NoPoller,
     check_library,
     check_member,
     journal_seam,
@@ -109,6 +110,7 @@ class GuardedSyncObj(Membership):
                 transport=transport,
             )
         check_member(self)
+        self._poller = NoPoller()
         self._SyncObj__serializer = snapshots
         self._SyncObj__transport = _Stamping(transport, self._stamp)
         # Request numbers that start at 1 again after a restart would take an answer meant for

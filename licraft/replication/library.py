@@ -14,6 +14,7 @@ from pathlib import Path
 import pysyncobj.syncobj
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.journal import Journal
+from pysyncobj.poller import Poller
 from pysyncobj.version import VERSION
 
 from licraft.errors import InvariantBroken, SettingsError
@@ -52,6 +53,7 @@ METHODS = (
 
 ATTRIBUTES = (
     "_idToMethod",
+    "_poller",
     "_SyncObj__commandsLocalCounter",
     "_SyncObj__commandsWaitingCommit",
     "_SyncObj__commandsWaitingReply",
@@ -92,6 +94,13 @@ class Guard(enum.Enum):
 
 
 ALL_GUARDS = frozenset(Guard)
+
+
+class NoPoller(Poller):  # type: ignore[misc]  # PySyncObj has no types
+    """Nothing to poll in a tick: connections, timers and threads are the engine's."""
+
+    def poll(self, timeout: float) -> None:
+        """Every tick asks, and would ask the kernel."""
 
 
 def check_library() -> None:

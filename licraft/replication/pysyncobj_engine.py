@@ -137,7 +137,7 @@ class PySyncObjEngine(Engine):
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._stopped: str | None = None
-        self._proposals: set[Proposal] = set()
+        self._proposals: dict[Proposal, None] = {}  # in the order they were made
         self._proposed_bytes = 0
         self._checks: set[asyncio.Task[int | None]] = set()
         self._seen: tuple[object, ...] = ()
@@ -252,7 +252,7 @@ class PySyncObjEngine(Engine):
         if self._proposed_bytes and self._proposed_bytes + len(command) > MAX_PROPOSED_BYTES:
             raise Overloaded(f"not proposed: {self._proposed_bytes} bytes wait already")
         proposal = Proposal(self._loop.create_future())
-        self._proposals.add(proposal)
+        self._proposals[proposal] = None
         self._proposed_bytes += len(command)
         self._node.submit(command, proposal, kind)
         self._wake()
@@ -264,7 +264,7 @@ class PySyncObjEngine(Engine):
                 f"not seen committed within {timeout_s:g} s; propose it again with the same serial"
             ) from None
         finally:
-            self._proposals.discard(proposal)
+            self._proposals.pop(proposal, None)
             self._proposed_bytes -= len(command)
 
     async def ask(self, server: str, body: bytes, timeout_s: float) -> bytes:
@@ -338,9 +338,15 @@ class PySyncObjEngine(Engine):
     def _beat(self) -> None:
         """Take a turn now and then even when nothing arrives: heartbeats and elections."""
         if self._stopped is None:
+            self._wake()
+            # After that turn, which does what is due now: it would be due again at once.
+            self._loop.call_soon(self._rest)
+
+    def _rest(self) -> None:
+        """Come back when the next thing is due by the clock."""
+        if self._stopped is None:
             delay_s = min(max(TICK_S, self._node.rest_s), REST_S)
             self._timer = self._loop.call_later(delay_s, self._beat)
-            self._wake()
 
     def _turn(self) -> None:
         """Tick, sync, and only then let this turn's messages leave (S9)."""
