@@ -117,14 +117,18 @@ class Checker:
         if content != NO_COMMAND:
             command = content[1:]
             digest = chain(digest, index, command)
-            if command in self.never:
-                raise self.broken(f"{server} applies {command!r}, reported as never executed")
-            if command in self.index_of:
-                raise self.broken(
-                    f"{server} applies {command!r} at {index} and {self.index_of[command]}"
-                )
-            self.index_of[command] = index
+            self._once(server, command, index)
         history.append(Applied(content, term, digest, current_term))
+
+    def _once(self, server: str, command: bytes, index: int) -> None:
+        """No command is there twice, nor one that was reported as never executed."""
+        if command in self.never:
+            raise self.broken(f"{server} applies {command!r}, reported as never executed")
+        if command in self.index_of:
+            raise self.broken(
+                f"{server} applies {command!r} at {index} and {self.index_of[command]}"
+            )
+        self.index_of[command] = index
 
     def restored(self, server: str, index: int, digest: bytes) -> None:
         """A snapshot holds what all applied up to its index."""

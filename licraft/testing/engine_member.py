@@ -26,7 +26,7 @@ from licraft.replication.machine import ReplicatedMachine
 from licraft.replication.messages import REGULAR, Message, decode, encode
 from licraft.replication.peers import PING_S, SILENCE_S
 from licraft.replication.proposals import is_finished
-from licraft.replication.pysyncobj_engine import CHECK_S, SWEEP_S, TICK_S, EngineConfig
+from licraft.replication.pysyncobj_engine import CHECK_S, REST_S, SWEEP_S, TICK_S, EngineConfig
 from licraft.replication.snapshot import SnapshotStore, reconcile
 from licraft.testing.disk import Fault, PowerCut
 from licraft.testing.engine_checker import Leadership, SafetyBroken
@@ -44,9 +44,6 @@ from licraft.testing.engine_parts import (
 from licraft.testing.engine_roll import addresses
 from licraft.testing.engine_world import Host, World
 
-PIECE_BYTES = 64
-# Pieces are so much smaller than real ones, and so must be the bounds for what waits.
-SCALE = 256 * 1024 // PIECE_BYTES
 LEAST_S = 1e-6
 DEFAULTS = EngineConfig(POOL, "", {}, DIRECTORY)
 WORK_STEPS = 8
@@ -56,8 +53,18 @@ WORK_STEPS = 8
 class Member:
     """One process: started, paused, continued, and ended at any moment."""
 
-    def __init__(self, world: World, host: Host) -> None:
-        """Build what needs no disk; `start` is the rest."""
+    def __init__(
+        self,
+        world: World,
+        host: Host,
+        machine: Callable[[Callable[[int], None]], Any] | None = None,
+        turned: Callable[[], None] | None = None,
+    ) -> None:
+        """Build what needs no disk; `start` is the rest.
+
+        `machine` makes another state machine than the simulation's own, from who is to be told
+        of each index; `turned` is called after each turn.
+        """
         self.world = world
         self.host = host
         self.name = host.name
@@ -77,8 +84,14 @@ class Member:
         self._directory = Directory(host.name, addresses(host.file))
         self._nodes: dict[str, Any] = {}
         self._listens = False
+        self._turned = turned
+        self._in_turn = False
         state_bytes = world.conditions.state_bytes
-        self.machine = Machine(host.name, world.checker, self._applied, state_bytes)
+        self.machine = (
+            machine(self._applied)
+            if machine is not None
+            else Machine(host.name, world.checker, self._applied, state_bytes)
+        )
 
     def start(self) -> None:
         """Read the disk, restore the state, listen, dial, and begin to take turns."""
@@ -94,7 +107,7 @@ class Member:
         self.node = self._build()
         self._term = self.node.raftCurrentTerm
         # A server that counts alone stands as soon as any time has passed since it was built.
-        world.clock.passed_s = LEAST_S
+        world.clock.passed_s = LEAST_S - self.host.slept_s
         self._tick()
         self.journal.sync()
         self.host.knows_pool |= self.machine.roll.index > 0
@@ -152,7 +165,8 @@ class Member:
         if self.paused:
             self._backlog.append(action)
             return
-        self.world.clock.rate, self.world.clock.passed_s = self.host.clock_rate, 0.0
+        clock, host = self.world.clock, self.host
+        clock.rate, clock.passed_s = host.clock_rate, -host.slept_s
         try:
             action()
         except PowerCut as cut:
@@ -184,6 +198,14 @@ class Member:
         self.world.network.vanish(self, list(self.links.values()), silently=power)
         for proposal in list(self.proposals):
             proposal.give_up()
+
+    def finish(self) -> None:
+        """Do on the disk what its threads are at: the process stops in an orderly way."""
+        if self._sync is not None:
+            work, self._sync = self._sync, None
+            work()
+        if self._writing is not None:
+            self._writing.finish()
 
     def leave_undone(self) -> None:
         """Do on the disk only a part of what its threads are at, in the moment of the end."""
@@ -267,8 +289,12 @@ class Member:
 
     def _beat(self) -> None:
         """Take a turn now and then even when nothing arrives."""
-        self.after(TICK_S, self._beat)
+        if not self.world.conditions.rests:
+            self.after(TICK_S, self._beat)
+            self._turn()
+            return
         self._turn()
+        self.after(min(max(TICK_S, self.node.rest_s), REST_S), self._beat)
 
     def _turn(self) -> None:
         """Tick, begin a sync, and let leave what was said once that is done (S9)."""
@@ -277,7 +303,9 @@ class Member:
         if self._sync is not None:
             node.fall_back()
             return
+        self._in_turn = self.world.conditions.rests
         self._tick()
+        self._in_turn = False
         work = self.journal.begin_sync()
         self._observe()
         for link in self.links.values():
@@ -298,6 +326,8 @@ class Member:
         if self.clock() - self._swept_at > SWEEP_S:
             self._swept_at = self.clock()
             node.forget(is_finished)
+        if self._turned is not None:
+            self._turned()
 
     def _tick(self) -> None:
         """Tick; who is elected by it was counted by the members from before it."""
@@ -482,13 +512,14 @@ class Member:
         if self._pending_bytes(peer) > MAX_UNSENT_BYTES:
             self.link_closed(link)
             return False
-        self.wake()
+        if not self._in_turn:
+            self.wake()
         return True
 
     def _pending_bytes(self, peer: str) -> int:
         """What a peer has not taken yet, as if all were as large as it really is."""
         link = self.links.get(peer)
-        return link.unread_bytes * SCALE if link is not None else 0
+        return link.unread_bytes * self.world.conditions.scale if link is not None else 0
 
     def _watch(self) -> None:
         """Ping where it is quiet, and close what is silent, as `Peers` does."""

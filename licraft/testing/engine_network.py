@@ -36,9 +36,14 @@ class Schedule:
     """Virtual time: what happens next happens at once, and nothing else takes time."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self._now = 0.0
         self.events = 0
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self._now
 
     def after(self, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
         """Call `action` in `delay_s` seconds; what is due at one time happens in order."""
@@ -53,11 +58,11 @@ class Schedule:
         """Let time pass until `until_s`, or `enough` says so: then True."""
         heap = self._heap
         while heap and heap[0][0] <= until_s:
-            self.now, _, action, arguments = heapq.heappop(heap)
+            self._now, _, action, arguments = heapq.heappop(heap)
             action(*arguments)
             if enough is not None and enough():
                 return True
-        self.now = until_s
+        self._now = until_s
         return False
 
 
@@ -185,7 +190,7 @@ class Network:
         link = Link(process, server, wanted)
         self.schedule.after(CONNECT_S, process.at_work, partial(self._give_up, link))
         if acceptor is not None and self._open(process.name, server):
-            delay_s = self._latency_s(link.way)
+            delay_s = self.latency_s(link.way)
             self.schedule.after(delay_s, acceptor.at_work, partial(self._accept, link, acceptor))
 
     def dial_later(self, process: Process, server: str, wanted: Callable[[], bool]) -> None:
@@ -204,9 +209,9 @@ class Network:
             # What is written at once need not be read at once.
             middle = rng.randrange(1, len(frames))
             first, frames = frames[:middle], frames[middle:]
-            link.arrives_at = max(link.arrives_at, schedule.now + self._latency_s(link.way))
+            link.arrives_at = max(link.arrives_at, schedule.now + self.latency_s(link.way))
             schedule.at(link.arrives_at, self._arrive, link, first)
-        link.arrives_at = max(link.arrives_at, schedule.now + self._latency_s(link.way))
+        link.arrives_at = max(link.arrives_at, schedule.now + self.latency_s(link.way))
         schedule.at(link.arrives_at, self._arrive, link, frames)
 
     def hang_up(self, link: Link) -> None:
@@ -216,15 +221,15 @@ class Network:
         link.forget()
         if self._rng.random() < 0.5:
             link.lost_at = self.schedule.now
-        self.schedule.after(self._latency_s(link.way), self._tell_end, link)
+        self.schedule.after(self.latency_s(link.way), self._tell_end, link)
 
     def check(self, asker: Process, server: str, done: Callable[[int | None], None]) -> None:
         """Ask a server over a fresh connection which term it leads; no answer, no call."""
         target = self.processes.get(server)
         if target is None or not self._open(asker.name, server):
             return
-        there_s = 2 * self._latency_s((asker.name, server))
-        back_s = 2 * self._latency_s((server, asker.name))
+        there_s = 2 * self.latency_s((asker.name, server))
+        back_s = 2 * self.latency_s((server, asker.name))
 
         def answer() -> None:
             if self._open(asker.name, server):
@@ -290,7 +295,7 @@ class Network:
         """Whether two servers can reach each other, both ways."""
         return (a, b) not in self.blocked and (b, a) not in self.blocked
 
-    def _latency_s(self, way: tuple[str, str]) -> float:
+    def latency_s(self, way: tuple[str, str]) -> float:
         """How long a way takes this time: mostly little, now and then much."""
         r = self._rng.random()
         if self.slow_s:
@@ -306,7 +311,7 @@ class Network:
         if dialing.closed or not self._open(*dialing.way):
             return
         if not acceptor.admits(dialing.process):
-            delay_s = self._latency_s((acceptor.name, dialing.process.name))
+            delay_s = self.latency_s((acceptor.name, dialing.process.name))
             told = partial(self._give_up, dialing)
             self.schedule.after(delay_s, dialing.process.at_work, told)
             return
@@ -341,7 +346,7 @@ class Network:
             return
         end.process.at_work(partial(self._read, link, end, frames))
         if end.closed and not link.closed and link.peer in self.processes:
-            self.schedule.after(self._latency_s(end.way), self._tell_end, end)
+            self.schedule.after(self.latency_s(end.way), self._tell_end, end)
 
     def _retransmit(self, way: tuple[str, str]) -> None:
         """What waited behind a partition arrives."""

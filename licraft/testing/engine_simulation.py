@@ -31,7 +31,7 @@ from licraft.replication.library import ALL_GUARDS, Guard
 from licraft.testing.disk import MemoryDisk
 from licraft.testing.engine_checker import Checker, SafetyBroken
 from licraft.testing.engine_faults import Misfortunes
-from licraft.testing.engine_member import PIECE_BYTES, Member
+from licraft.testing.engine_member import Member
 from licraft.testing.engine_network import Network, Schedule
 from licraft.testing.engine_operators import Operators
 from licraft.testing.engine_parts import LyingDisk
@@ -54,6 +54,9 @@ CALM_S = 2.0
 RECOVERY_S = 15.0
 NEW_FILE_S = 3.0
 HISTORY = 200
+PIECE_BYTES = 64
+# Pieces are so much smaller than real ones, and so must be the bounds for what waits.
+SCALE = 256 * 1024 // PIECE_BYTES
 PROGRESS_S = 60.0
 REPORTED = (
     "elections",
@@ -105,6 +108,7 @@ class Simulation:
                 compaction_entries=chosen.compaction_entries,
                 compaction_bytes=chosen.compaction_bytes,
                 state_bytes=chosen.state_bytes,
+                scale=SCALE,
             ),
             schedule=self._schedule,
             clock=Clock(self._schedule),

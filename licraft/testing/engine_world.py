@@ -29,6 +29,8 @@ DISK_S = 0.001
 class Conditions:
     """What all servers of a run have in common.
 
+    Pieces of snapshots are `scale` times smaller than real ones, and so are the bounds for what
+    waits. With `rests` a server that has nothing to do takes fewer turns, as a real one does.
     Without `members_of_the_log` a server that starts again counts by its configuration file.
     """
 
@@ -39,6 +41,8 @@ class Conditions:
     compaction_entries: int = 40
     compaction_bytes: int = 4000
     state_bytes: int = 300
+    rests: bool = False
+    scale: int = 1
 
 
 class Clock:
@@ -72,6 +76,7 @@ class Host:
     starts: int = 0
     knows_pool: bool = False  # durably: whatever its file says, its log counts
     disk_s: float = DISK_S
+    slept_s: float = 0.0  # by its own clock, which stood still meanwhile
     fails: bool = False  # its disk may return errors: stopping is then as it should be
     loses_power: bool = False  # and not only the process, when it is cut
     member: Member | None = None

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from licraft.core.commands import Member
 from licraft.core.distribution import parse_distribution
@@ -26,6 +26,7 @@ from licraft.server.pool import ReplicatedPool
 from licraft.server.record_log import RecordLog
 from licraft.testing.clock import ManualClock
 from licraft.testing.loop import VirtualLoop
+from licraft.testing.raft_log import RaftEngine, RaftLog
 from licraft.testing.shared_log import ScriptedEngine, SharedLog
 from licraft.vendor.codes import make_code, read_code
 from licraft.vendor.keys import VendorPrivateKey, generate
@@ -44,6 +45,12 @@ T = TypeVar("T")
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota")
 _BOOT = "the first boot"
 _MEMORY = Path("/dev/shm")  # Where the servers' fsyncs cost nothing, if there is such a place.
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A new folder for the files of a pool, in memory where that can be had."""
+    memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    return tempfile.TemporaryDirectory(prefix="licraft-pool-", dir=memory)
 
 
 class InProcessPool:
@@ -81,17 +88,20 @@ class InProcessPool:
         strangers: Collection[str] = (),
         leader_handback: bool = True,
         expiry_grace_s: float = 0.0,
+        raft: bool = False,
     ) -> None:
         """`rates` are true clock rates by server; without `data_dir` files are temporary.
 
         `threshold` is the servers' borrowing threshold, for all or by server. `strangers`
-        are servers that do not have the vendor's key.
+        are servers that do not have the vendor's key. With `raft` the log is PySyncObj's, else
+        a scripted one.
         """
         self.names = NAMES[:servers] if isinstance(servers, int) else tuple(servers)
         if not 1 <= len(self.names) <= len(NAMES):
             raise ValueError(f"a pool has 1 to {len(NAMES)} servers, not {len(self.names)}")
         self.random = random.Random(seed)
-        self.log = SharedLog(self.names, self.random)
+        self._raft = raft
+        self.log: Any = None if raft else SharedLog(self.names, self.random)
         self.lease_s = lease_s
         self.ttl_s = ttl_s
         self.drift = drift
@@ -122,9 +132,10 @@ class InProcessPool:
         if not isinstance(self._loop, VirtualLoop):
             raise LicraftError("an InProcessPool runs in virtual time: use run_virtual(...)")
         if self._data_dir is None:
-            memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-            self._temporary = tempfile.TemporaryDirectory(prefix="licraft-pool-", dir=memory)
+            self._temporary = scratch()
             self._data_dir = Path(self._temporary.name)
+        if self._raft:
+            self.log = RaftLog(self.names, self.random, self._rates)
         for name in self.names:
             self.clocks[name] = ManualClock(
                 now_s=1_000.0 * (1 + len(self.clocks)),
@@ -132,9 +143,10 @@ class InProcessPool:
                 source=self._loop.time,
             )
             self.start(name)
-        self._log_task = self._loop.create_task(self._tend_log())
-        self._log_task.add_done_callback(_surface)
-        self.log.elect(self.names[0])
+        if not self._raft:
+            self._log_task = self._loop.create_task(self._tend_log())
+            self._log_task.add_done_callback(_surface)
+            self.log.elect(self.names[0])
         await self.until(self.serving, "all servers serve")
         return self
 
@@ -163,7 +175,7 @@ class InProcessPool:
         """A server that runs."""
         return self._servers[name]
 
-    def engine(self, name: str) -> ScriptedEngine:
+    def engine(self, name: str) -> Any:
         """The engine of a server that runs."""
         return self.log.engines[name]
 
@@ -175,9 +187,10 @@ class InProcessPool:
     @property
     def leader(self) -> str:
         """Who leads; raises LookupError while nobody does."""
-        if self.log.leader is None or not self.log.commits(self.log.leader):
+        leader: str | None = self.log.leader
+        if leader is None or not self.log.commits(leader):
             raise LookupError("nobody leads")
-        return self.log.leader
+        return leader
 
     def serving(self) -> bool:
         """Whether every server that runs may grant."""
@@ -358,25 +371,60 @@ class InProcessPool:
         )
         config.data_dir.mkdir(mode=0o700, exist_ok=True)
         machine = ReplicatedPool()
-        engine = ScriptedEngine(self.log, name, machine)
+        engine: ScriptedEngine | RaftEngine
+        if self._raft:
+            if reboot:
+                self.log.hosts[name].disk.lose_power()
+            engine = RaftEngine(self.log, name, machine)
+        else:
+            engine = ScriptedEngine(self.log, name, machine)
         engine.apply_up_to(min(replayed, self.log.index))
         server = LicenseServer(config, machine, engine, self.clocks[name], self._boots[name])
         engine.handler = server.answer
+        if isinstance(engine, RaftEngine):
+            engine.on_change = server.engine_changed
         self._servers[name] = server
         ticking = self._loop.create_task(self._tick(server, engine))
         ticking.add_done_callback(_surface)
         self._ticking[name] = ticking
         return server
 
+    def join(self, name: str) -> LicenseServer:
+        """Start a new server with an empty disk, that joins the pool once the pool knows of it."""
+        assert self._loop is not None, "the pool is not entered yet"
+        if not self._raft:
+            raise LicraftError("a scripted log has the members that it began with")
+        self.names = (*self.names, name)
+        self._thresholds[name], self._boots[name] = 0.8, _BOOT
+        self.clocks[name] = ManualClock(
+            rate=self._rates.get(name, 1.0),
+            source=self._loop.time,
+        )
+        self.log.join(name)
+        return self.start(name)
+
+    def forget(self, name: str) -> None:
+        """End a server that the pool has removed."""
+        if name in self._servers:
+            self.crash(name)
+        self.names = tuple(other for other in self.names if other != name)
+        self.log.forget(name)
+
     def pause(self, name: str) -> None:
         """Stop a server from doing anything, while its clock goes on (SIGSTOP)."""
         self.engine(name).pause()
 
+    def suspend(self, name: str) -> None:
+        """Stop a server with its machine: the clock of leases goes on, PySyncObj's does not."""
+        engine = self.engine(name)
+        assert isinstance(engine, RaftEngine), "a scripted engine has no clock"
+        engine.suspend()
+
     def resume(self, name: str) -> None:
-        """Let a paused server go on."""
+        """Let a server go on that was paused, or whose machine slept."""
         self.engine(name).resume()
 
-    async def _tick(self, server: LicenseServer, engine: ScriptedEngine) -> None:
+    async def _tick(self, server: LicenseServer, engine: ScriptedEngine | RaftEngine) -> None:
         while True:
             await engine.awake()
             if engine.poll():
