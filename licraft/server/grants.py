@@ -71,14 +71,12 @@ class Grants:
     def in_use(self, server: str) -> dict[str, int]:
         """What is in use at a server: its own record here, else what it last reported.
 
-        Of the report of one that is down no more is true than it has seats left: the others
-        have been adopted, and are in use elsewhere.
+        Of a report no more is true than its server has seats left: the others have moved since,
+        or been adopted, and are in use elsewhere.
         """
         if server == self._server:
             return self.record.in_use
         other = self.state.servers[server]
-        if other.acts:
-            return other.in_use
         pools = self.state.table.features
         return {
             feature: min(count, pools[feature].allocations.get(server, 0))
