@@ -8,7 +8,7 @@ ARGS ?=
 # One worker for what takes real time, one for what computes.
 TWO = -n 2
 
-.PHONY: demo test check bench simulate chaos clean
+.PHONY: demo test check bench simulate simulate-engine chaos clean
 
 demo: .venv/run.stamp
 	@exec $(BIN)/licraft demo $(ARGS)
@@ -30,13 +30,18 @@ bench: .venv/dev.stamp
 	@set -e; for question in $(QUESTIONS); do \
 	  echo "== $$question"; $(BIN)/python -m benchmarks.$$question $(ARGS); done
 
-# The engine under seeded faults, by default 4,000 seeds: about 40 minutes on two cores.
+# Whole pools under seeded faults, by default for ten minutes on all processors; for one seed:
+# make simulate ARGS="--seeds 7 --trace".
 simulate: .venv/dev.stamp
+	@$(BIN)/python -m tests.simulation $(if $(ARGS),$(ARGS),--seeds 1:1000000 --minutes 10)
+
+# The engine alone under seeded faults, by default 4,000 seeds: about 40 minutes on two cores.
+simulate-engine: .venv/dev.stamp
 	@$(BIN)/python -m licraft.testing.engine_simulation --servers 3 5 $(if $(ARGS),$(ARGS),--seeds 4000)
 
-# A thousand holders while servers are killed, stopped and cut off: about 8 minutes. The cuts
-# need Linux, iproute2 and nftables; make chaos ARGS="--seed 7 --scenario kill", --all for every
-# kind at every server.
+# Real servers that are killed, stopped, cut off, filled up and set to other times: scenarios for
+# about 15 minutes, or --minutes 60 --seed 1 of everything at random, with a page to read. The
+# cuts need Linux, root, iproute2 and nftables, the clocks Debian's package faketime.
 chaos: .venv/dev.stamp
 	@$(BIN)/python -m tests.chaos $(ARGS)
 

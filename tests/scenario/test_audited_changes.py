@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 import pytest
-from scenario_calls import take
+from support.scenario_calls import take
 
 from licraft.core.audit import AuditRecord, chain_faults, read_line
 from licraft.core.commands import Audited, Command

@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
-from scenario_calls import allocated, beat, fate_of, keep, refused, take
+from support.scenario_calls import allocated, beat, fate_of, keep, refused, take
 
 from licraft.core.codec import decode_entry
 from licraft.core.commands import Adopt, Borrow, Drain, HandOver, Reason, Solicit
@@ -208,7 +208,7 @@ def test_one_that_dies_while_it_drains_is_empty_once_it_is_reclaimed() -> None:
             moved = await pool.heartbeat("beta", tokens[0], confirm=confirm)
             assert not isinstance(moved, Problem)
             assert moved[0].status == "adopted"
-            assert allocated(pool)["gamma"] == 1
+            await pool.until(lambda: allocated(pool)["gamma"] == 1, "all know", within_s=1.0)
             await pool.until(lambda: "gamma" not in allocated(pool), within_s=TTL_S + 5.0)
             assert pool.server("alpha").state.servers["gamma"].reclaimed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from scenario_calls import allocated, beat, fate_of, keep, refused, take
+from support.scenario_calls import allocated, beat, fate_of, keep, refused, take
 
 from licraft.core.commands import ServerDown
 from licraft.core.state import ServerStatus

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from scenario_calls import refused, take
+from support.scenario_calls import refused, take
 
 from licraft.core.codec import decode_entry
 from licraft.core.commands import RenewLease

@@ -7,7 +7,7 @@ import logging
 from datetime import date, timedelta
 
 import pytest
-from scenario_calls import allocated, beat, fate_of, refused, take
+from support.scenario_calls import allocated, beat, fate_of, refused, take
 
 from licraft.core.commands import InstallLicense
 from licraft.testing import InProcessPool, late, run_virtual
@@ -506,6 +506,7 @@ def test_a_heartbeat_for_several_features_loses_what_expired_and_keeps_the_rest(
         async with a_pool() as pool:
             await pool.install({"cad": 3}, expires=TODAY)
             await added(pool, "beta", make_code(pool.key, feature="cam", count=3))
+            await pool.advance(0.1)  # The others have applied it too.
             cad, again = await take(pool, "alpha"), await take(pool, "beta")
             _, cam = await pool.checkout("alpha", CheckoutRequest("cam"))
             assert isinstance(cam, Authorization)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scenario_calls import keep, take
+from support.scenario_calls import keep, take
 
 from licraft.testing import InProcessPool, run_virtual
 from licraft.wire import Authorization, AuthorizationList, CheckoutRequest, FeatureView
@@ -100,5 +100,22 @@ def test_what_was_adopted_from_a_dead_server_is_counted_once() -> None:
                 assert feature.in_use == 6
                 seen = {server.name: server.in_use for server in pool.server(name).pool().servers}
                 assert seen == used
+
+    run_virtual(program())
+
+
+def test_what_has_moved_since_a_servers_report_is_counted_once() -> None:
+    """Else more would seem to be in use than there are."""
+
+    async def program() -> None:
+        async with a_pool() as pool:
+            await pool.install({"cad": 6}, distribution={"cad": "alpha:0^beta:0^gamma:6"})
+            tokens = [await take(pool, "gamma") for _ in range(6)]
+            await pool.advance(3.0)
+            for token in tokens[:4]:
+                assert (await keep(pool, "beta", token)).status == "adopted"
+                feature = pool.server("beta").feature("cad")
+                assert isinstance(feature, FeatureView)
+                assert feature.in_use == 6
 
     run_virtual(program())

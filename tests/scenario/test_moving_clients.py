@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from moving_calls import (
+from support.late_words import (
+    what_comes_lasts_as_long_as_its_holder_may_rely_on_it,
+    what_did_not_move_stays_where_it_was,
+)
+from support.moving_calls import (
     LEASE_S,
     TTL_S,
     a_pool,
@@ -16,12 +20,12 @@ from moving_calls import (
     in_use,
     seats_are,
 )
-from scenario_calls import allocated, beat, fate_of, keep, refused, take
+from support.scenario_calls import allocated, beat, fate_of, keep, refused, take
 
-from licraft.core.commands import Adopt, Claim, HandOver
+from licraft.core.commands import Adopt, HandOver
 from licraft.core.state import ServerStatus
 from licraft.testing import late, run_virtual
-from licraft.wire import Authorization, CheckoutRequest, ClientInfo, Problem
+from licraft.wire import Problem
 
 
 def test_a_client_comes_with_its_seats_while_its_server_works() -> None:
@@ -321,20 +325,7 @@ def test_what_is_on_its_way_is_neither_renewed_nor_given_away_nor_expires() -> N
 
 
 def test_if_the_one_who_asked_is_gone_it_stays_where_it_was() -> None:
-    async def program() -> None:
-        async with a_pool() as pool:
-            tokens = await fill(pool)
-            pool.log.fate = fate_of(HandOver, late(6.0))
-            claim = asyncio.ensure_future(beat(pool, "beta", tokens["gamma"]))
-            await pool.advance(0.5)
-            claim.cancel()
-            pool.crash("beta")
-            await down(pool, "beta")
-            await pool.advance(6.0)
-            assert (await beat(pool, "gamma", tokens["gamma"])).status == "renewed"
-            await seats_are(pool, {"alpha": 2, "beta": 2, "gamma": 2})
-
-    run_virtual(program())
+    what_did_not_move_stays_where_it_was()
 
 
 @pytest.mark.parametrize("by_snapshot", [False, True])
@@ -402,30 +393,4 @@ def test_status_of_a_server_that_is_down_is_told_by_its_index() -> None:
 
 @pytest.mark.parametrize("again", [1, 2])
 def test_what_comes_lasts_though_its_client_was_granted_others_under_its_id(again: int) -> None:
-    """By a request of its own that came late; its holder was renewed where it was since then."""
-
-    async def program() -> None:
-        async with a_pool() as pool:
-            await pool.install({"cad": 6})
-            request = CheckoutRequest("cad", 2, id="X", client=ClientInfo("ann"))
-            _, first = await pool.checkout("alpha", request)
-            assert isinstance(first, Authorization)
-            await pool.advance(4.0)
-            pool.log.fate = fate_of(Claim, late(6.0))
-            claim = asyncio.ensure_future(beat(pool, "beta", first.token))
-            await pool.advance(1.0)
-            _, other = await pool.checkout(
-                "beta", CheckoutRequest("cad", again, id="X", client=ClientInfo("ann"))
-            )
-            assert isinstance(other, Authorization)
-            await pool.advance(4.0)
-            assert (await beat(pool, "alpha", first.token)).status == "renewed"
-            relied_on_s = pool.now() + TTL_S
-            await claim
-            await pool.until(lambda: allocated(pool).get("beta") == 4, "it has come")
-            await pool.advance(relied_on_s - 0.5 - pool.now())
-            assert (await refused(pool, "gamma", 5, wait=0.4)).code == "no_seats"
-            await pool.advance(LEASE_S)
-            await take(pool, "gamma", 4, wait=5.0)
-
-    run_virtual(program())
+    what_comes_lasts_as_long_as_its_holder_may_rely_on_it(again)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
-from scenario_calls import allocated, beat, fate_of, refused, take
+from support.scenario_calls import allocated, beat, fate_of, refused, take
 
 from licraft.core.codec import decode_entry
 from licraft.core.commands import Borrow, Command, Release, RenewLease
@@ -219,7 +220,7 @@ def test_seats_that_moved_do_not_move_back_by_themselves() -> None:
             await pool.advance(10.0)
             seats = allocated(pool)
             moves: list[Command] = []
-            fate = pool.log.fate
+            fate: Callable[[str, bytes], Fate] = pool.log.fate
 
             def watch(server: str, command: bytes) -> Fate:
                 commands = decode_entry(command).commands

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from moving_calls import (
+from support.moving_calls import (
     DRIFT,
     TTL_S,
     a_pool,
@@ -14,7 +14,7 @@ from moving_calls import (
     in_use,
     seats_are,
 )
-from scenario_calls import beat, fate_of, take
+from support.scenario_calls import beat, fate_of, take
 
 from licraft.core.commands import ForgetMoves, Reclaim
 from licraft.testing import InProcessPool, late, run_virtual
@@ -158,6 +158,7 @@ def test_what_moved_from_a_server_that_is_down_is_forgotten_when_that_is_over(
             else:
                 pool.log.fate = fate_of(Reclaim, late(3.0))
             moved_s = pool.now()
+            await pool.until(lambda: remembered(pool, "gamma") == 1, "all know", within_s=1.0)
             while pool.now() < moved_s + TTL_S:
                 assert remembered(pool, "gamma") == 1
                 await renewed(pool, "beta", moved.token)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from scenario_calls import allocated, beat, take
+from support.scenario_calls import allocated, beat, take
 
 from licraft.core.codec import decode_entry
 from licraft.core.commands import Release

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from scenario_calls import allocated, fate_of, refused, take
+from support.scenario_calls import allocated, fate_of, refused, take
 
 from licraft.core.commands import AddAllocations, Release, SetDistribution
 from licraft.testing import DROPPED, LOST, UNHEARD, Fate, InProcessPool, late, run_virtual, twice
@@ -351,6 +351,7 @@ def test_off_and_a_threshold_of_the_administrator() -> None:
         async with a_pool() as pool:
             await pool.install({"cad": 30})
             await bound(pool, "beta", threshold=0.5)
+            await pool.advance(0.1)  # The others have applied it too.
             await take(pool, "gamma", 6)
             await pool.advance(2.0)
             assert allocated(pool)["gamma"] >= 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from scenario_calls import allocated, beat, refused, take
+from support.scenario_calls import allocated, beat, refused, take
 
 from licraft.testing import InProcessPool, run_virtual
 from licraft.wire import Authorization, CheckoutRequest

@@ -1,27 +1,26 @@
-"""The product without one of its rules: what `test_simulation_notices` removes, one at a time.
+"""Servers without one of their rules: leases, downs, records, moves.
 
-May import the product and the simulation's plans. A mutation names the rule that it removes,
-what stands in its place, and the plans in which that is noticed.
+May import the product and the simulation's plans.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
-from late_words import (
+from support.late_words import (
     a_late_adoption_takes_no_seat_from_a_client,
     a_late_designation_takes_no_seat_from_a_client,
+    a_machine_that_slept_grants_nothing_that_others_have,
     a_move_that_a_snapshot_hid_is_not_made_up_for_by_the_next,
     a_server_that_may_return_is_told_what_was_adopted,
     an_old_token_takes_no_seat_from_a_client,
+    what_comes_lasts_as_long_as_its_holder_may_rely_on_it,
+    what_did_not_move_stays_where_it_was,
     what_is_handed_over_is_valid_by_its_new_server_alone,
 )
-from test_moving_clients import test_if_the_one_who_asked_is_gone_it_stays_where_it_was
 
 from licraft.core import leases
 from licraft.core.apply import apply
@@ -40,37 +39,12 @@ from licraft.server.moves import Moves
 from licraft.server.reactions import Reactions
 from licraft.server.record_log import SavedRecord
 from licraft.server.standing import Standing
-from licraft.testing.simulated_clients import Client
-from licraft.testing.simulation_plan import MOVING
+from licraft.server.tokens import ClientFields
+from licraft.testing.pool import InProcessPool
 from licraft.wire import HeartbeatResult
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """A rule less: where, what stands there instead, and what shows it.
-
-    That is one of the first `seeds` runs of `plan`, or the `scenario` if there is one.
-    """
-
-    name: str
-    replaced: dict[tuple[object | str, str], Callable[..., object]]
-    seeds: int = 1
-    plan: dict[str, Any] = field(default_factory=dict)
-    scenario: Callable[[], None] | None = None
-    slow: bool = False
-
-
-@contextmanager
-def mutated(mutation: Mutation) -> Iterator[None]:
-    """The product without one of its rules."""
-    with ExitStack() as patches:
-        for (where, name), instead in mutation.replaced.items():
-            if isinstance(where, str):
-                patches.enter_context(patch(f"{where}.{name}", instead))
-            else:
-                patches.enter_context(patch.object(where, name, instead))
-        yield
-
+from simulation.clients import Client
+from simulation.mutation import Mutation
+from simulation.plan import MOVING
 
 # Leases, downs and reclaims
 
@@ -98,6 +72,17 @@ def acts_before_it_is_up(self: Standing) -> bool:
 def grants_before_it_is_up(self: Standing) -> bool:
     """The same of grants."""
     return _may_grant(self) or _was_up(self)
+
+
+_resume = InProcessPool.resume
+
+
+def wakes_unaware(self: InProcessPool, name: str) -> None:
+    """The clock of leases stands still while a machine sleeps, as CLOCK_MONOTONIC does."""
+    slept_from = self.engine(name)._asleep_at
+    if slept_from is not None:
+        self.clocks[name]._advanced_s -= self.now() - slept_from
+    _resume(self, name)
 
 
 def hasty_down(heard_s: float, lease_s: float, drift: float) -> float:
@@ -285,6 +270,14 @@ def given_and_granted(self: Grants, id: str) -> Authorization | None:
     return given
 
 
+def received_and_not_renewed(
+    self: Grants, feature: str, id: str, count: int, client: ClientFields
+) -> None:
+    """What arrives under an id that is on record already changes nothing there."""
+    if self.record.get(id) is None:
+        self.grant(feature, id, count, client)
+
+
 _forget_moves = Leader._forget_moves
 
 
@@ -320,7 +313,7 @@ OUTAGES = ("isolate", "isolate", "split", "pause", "elect")
 MOVES = {**MOVING, "servers": 3, "clients": 15, "duration_s": 60.0}
 NAPS = {**MOVES, "faults": ("absent",), "calm_s": 4.0, "revives": True, "naps": 0.3}
 
-MUTATIONS = [
+OF_SERVERS = [
     Mutation(
         "grants without a lease",
         {(Lease, "runs"): no_lease},
@@ -336,6 +329,11 @@ MUTATIONS = [
         },
         60,
         {**MOVES, "faults": CRASHES},
+    ),
+    Mutation(
+        "measures its lease by a clock that stands still while its machine sleeps",
+        {(InProcessPool, "resume"): wakes_unaware},
+        scenario=a_machine_that_slept_grants_nothing_that_others_have,
     ),
     Mutation(
         "designates a server as down before its lease is over",
@@ -505,8 +503,13 @@ MUTATIONS = [
         scenario=a_server_that_may_return_is_told_what_was_adopted,
     ),
     Mutation(
+        "lets what comes expire by an older grant of its id",
+        {(Grants, "receive"): received_and_not_renewed},
+        scenario=what_comes_lasts_as_long_as_its_holder_may_rely_on_it,
+    ),
+    Mutation(
         "loses what did not move",
         {(Moves, "_handed"): lambda *_: None},
-        scenario=test_if_the_one_who_asked_is_gone_it_stays_where_it_was,
+        scenario=what_did_not_move_stays_where_it_was,
     ),
 ]

@@ -21,7 +21,7 @@ from licraft.core.commands import (
 from licraft.core.state import PoolState, ServerState, ServerStatus
 from licraft.server.license_server import LicenseServer
 from licraft.testing.pool import InProcessPool
-from licraft.testing.simulated_clients import Holders
+from simulation.holders import Holders
 
 
 class Seen:
@@ -59,9 +59,10 @@ class Seen:
                     self._handed_over(index, command, state, deposed)
                 case Claim(id=id, issuer=issuer):
                     self._claims[id] = issuer, self._pool.now()
-                case ServerDown(server=server) if state.servers[server].down_index == index:
-                    self._interrupted(server, "down during a claim")
-                case ServerUp(server=server, incarnation=incarnation):
+                case ServerDown(server=server) if server in state.servers:
+                    if state.servers[server].down_index == index:
+                        self._interrupted(server, "down during a claim")
+                case ServerUp(server=server, incarnation=incarnation) if server in state.servers:
                     if state.servers[server].incarnation == incarnation:
                         self._interrupted(server, "back during a claim")
                 case ForgetMoves():
@@ -80,7 +81,9 @@ class Seen:
             self.counts["came back with its record"] += 1
 
     def _adopted(self, index: int, command: Adopt, state: PoolState, deposed: bool) -> None:
-        issuer = state.servers[command.issuer]
+        issuer = state.servers.get(command.issuer)
+        if issuer is None:
+            return
         if issuer.gone.get(command.id) == (command.server, index):
             self._moved("adopted", command.count, deposed)
         elif (command.issuer, command.id) in self._gone:
@@ -92,10 +95,14 @@ class Seen:
 
     def _handed_over(self, index: int, command: HandOver, state: PoolState, deposed: bool) -> None:
         self._claims.pop(command.id, None)
-        issuer = state.servers[command.issuer]
+        issuer = state.servers.get(command.issuer)
         if not command.count:
             self.counts["claimed in vain"] += 1
-        if not command.count or issuer.gone.get(command.id) != (command.server, index):
+        if (
+            not command.count
+            or issuer is None
+            or issuer.gone.get(command.id) != (command.server, index)
+        ):
             return
         self._moved("handed over", command.count, deposed)
         running = self._pool.running
@@ -129,7 +136,7 @@ class Seen:
 
     def _emptied(self, state: PoolState) -> None:
         """A drained server that acts has given its last seat away."""
-        for name in self._draining:
+        for name in sorted(self._draining & state.servers.keys()):
             server = state.servers[name]
             if _has_seats(state, server):
                 self._full.add(name)

@@ -19,6 +19,8 @@ _MOVES = ("absent", "absent", "orphan", "return", "overthrow")
 _DRAINS = ("stop", "drain")
 _LOG = ("elect", "lag", "compact", "bad log", "bad network")
 FAULTS = (*_CUTS, *_CRASHES, *_MOVES, *_DRAINS, *_LOG, "license")
+MACHINES = ("full disk", "bad disk", "wall clock", "lone license", "offline", "suspend")
+"""What only a pool on Raft can suffer: there the disks are part of the simulation."""
 
 STORMS: tuple[tuple[str, ...], ...] = (
     FAULTS,
@@ -70,9 +72,16 @@ class Plan:
     `loyal` is the part of them that know one server only. Of their heartbeats `wanders` is
     the part that goes to another server though nothing is wrong, and `hedges` the part that
     goes to several at once; `naps` is the part before which they sleep past the end of
-    their time, as a laptop does; one holds up to `seats` authorizations at once. `calm_s` is
+    their time, as a laptop does; one holds up to `seats` authorizations at once. `forges` and
+    `reuses` are the parts of their heartbeats with a forged token, and of their checkouts with
+    an old id. `calm_s` is
     the mean time between faults, `faults` are their names (none for all), `records` what
-    becomes of a record's file.
+    becomes of a record's file. With `raft` the log is PySyncObj's; servers look at their clocks
+    each `tick_s`. An administrator gives orders, `orders_s` apart in the mean (0: none). If the
+    license `expires`, that is in the middle of the run. With `upgrades` there is a next
+    release, and a pool that begins with this one. `programs` of the clients
+    embed the client module itself; all begin within `begin_s` (0: within a pause), and come
+    back together each `burst_s` (0: when they like).
     """
 
     seed: int
@@ -91,12 +100,22 @@ class Plan:
     hedges: float = 0.05
     naps: float = 0.02
     seats: int = 3
+    forges: float = 0.0
+    reuses: float = 0.0
     heartbeats: tuple[float, ...] = (1 / 3, 1 / 3, 0.6, 0.97)
     stays: tuple[float, ...] = (0.1, 1.0, 3.0)
     pauses_s: tuple[float, float] = (2.0, 20.0)
     faults: tuple[str, ...] = ()
     records: tuple[str, ...] = RECORDS
     duration_s: float = DURATION_S
+    raft: bool = False
+    tick_s: float = 0.1
+    orders_s: float = 0.0
+    expires: bool = False
+    upgrades: bool = False
+    programs: int = 0
+    burst_s: float = 0.0
+    begin_s: float = 0.0
 
 
 def plan(seed: int, **changes: Any) -> Plan:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 from itertools import chain, repeat
 
-from scenario_calls import allocated, beat, fate_of, keep, refused, take
-
 from licraft.core.codec import decode_entry
 from licraft.core.commands import (
     Adopt,
+    Claim,
     Command,
     ForgetMoves,
     HandOver,
@@ -23,7 +22,9 @@ from licraft.core.commands import (
 )
 from licraft.server.license_server import LicenseServer
 from licraft.testing import COMMITTED, InProcessPool, late, run_virtual
-from licraft.wire import Authorization, CheckoutRequest, HeartbeatResult, Problem
+from licraft.wire import Authorization, CheckoutRequest, ClientInfo, HeartbeatResult, Problem
+from support.moving_calls import a_pool, down, fill, seats_are
+from support.scenario_calls import allocated, beat, fate_of, keep, refused, take
 
 LEASE_S, TTL_S, DRIFT = 3.0, 12.0, 0.01
 SEATS = 6
@@ -32,6 +33,55 @@ SEATS = 6
 def a_late_designation_takes_no_seat_from_a_client() -> None:
     """A ServerDown is applied after its server has renewed its lease."""
     run_virtual(_late_designation())
+
+
+def what_did_not_move_stays_where_it_was() -> None:
+    """Who asked for an authorization is gone before it came."""
+
+    async def program() -> None:
+        async with a_pool() as pool:
+            tokens = await fill(pool)
+            pool.log.fate = fate_of(HandOver, late(6.0))
+            claim = asyncio.ensure_future(beat(pool, "beta", tokens["gamma"]))
+            await pool.advance(0.5)
+            claim.cancel()
+            pool.crash("beta")
+            await down(pool, "beta")
+            await pool.advance(6.0)
+            assert (await beat(pool, "gamma", tokens["gamma"])).status == "renewed"
+            await seats_are(pool, {"alpha": 2, "beta": 2, "gamma": 2})
+
+    run_virtual(program())
+
+
+def what_comes_lasts_as_long_as_its_holder_may_rely_on_it(again: int = 2) -> None:
+    """Its client was granted others under its id, late, and was renewed since where it was."""
+
+    async def program() -> None:
+        async with a_pool() as pool:
+            await pool.install({"cad": 6})
+            request = CheckoutRequest("cad", 2, id="X", client=ClientInfo("ann"))
+            _, first = await pool.checkout("alpha", request)
+            assert isinstance(first, Authorization)
+            await pool.advance(4.0)
+            pool.log.fate = fate_of(Claim, late(6.0))
+            claim = asyncio.ensure_future(beat(pool, "beta", first.token))
+            await pool.advance(1.0)
+            _, other = await pool.checkout(
+                "beta", CheckoutRequest("cad", again, id="X", client=ClientInfo("ann"))
+            )
+            assert isinstance(other, Authorization)
+            await pool.advance(4.0)
+            assert (await beat(pool, "alpha", first.token)).status == "renewed"
+            relied_on_s = pool.now() + TTL_S
+            await claim
+            await pool.until(lambda: allocated(pool).get("beta") == 4, "it has come")
+            await pool.advance(relied_on_s - 0.5 - pool.now())
+            assert (await refused(pool, "gamma", 5, wait=0.4)).code == "no_seats"
+            await pool.advance(LEASE_S)
+            await take(pool, "gamma", 4, wait=5.0)
+
+    run_virtual(program())
 
 
 def a_late_adoption_takes_no_seat_from_a_client() -> None:
@@ -238,3 +288,37 @@ def _committed(pool: InProcessPool, kind: type[Command]) -> bool:
 
 def _has(entry: bytes, kind: type[Command]) -> bool:
     return any(isinstance(asked_for(c), kind) for c in decode_entry(entry).commands)
+
+
+def a_machine_that_slept_grants_nothing_that_others_have() -> None:
+    """It wakes before its network does: its lease is over, whatever PySyncObj's clock says."""
+
+    async def program() -> None:
+        async with InProcessPool(
+            3, lease_s=LEASE_S, ttl_s=TTL_S, drift=DRIFT, raft=True, seed=1
+        ) as pool:
+            await pool.install({"cad": SEATS})
+            pool.suspend("gamma")
+            others = ("alpha", "beta")
+            await pool.until(
+                lambda: pool.server("beta").state.servers["gamma"].reclaimed, "gamma is reclaimed"
+            )
+            held = 0
+            while isinstance(await _one_of(pool, others), Authorization):
+                held += 1
+            pool.log.isolate("gamma")
+            pool.resume("gamma")
+            while isinstance(await _one_of(pool, ("gamma",)), Authorization):
+                held += 1
+            assert held == SEATS
+
+    run_virtual(program())
+
+
+async def _one_of(pool: InProcessPool, names: tuple[str, ...]) -> Authorization | Problem:
+    """What the first of some servers says that grants a seat, or else the last."""
+    for name in names:
+        _, answer = await pool.checkout(name, CheckoutRequest("cad", wait=2.0))
+        if isinstance(answer, Authorization):
+            break
+    return answer

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from licraft.testing.simulation import FAULTS, plan, run_plan, run_seed
+from simulation.run import FAULTS, plan, run_plan, run_seed
 
 FIRST = int(os.environ.get("LICRAFT_FIRST_SEED", "0"))
 SEEDS = int(os.environ.get("LICRAFT_SEEDS", "50"))

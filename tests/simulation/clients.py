@@ -1,24 +1,19 @@
-"""Clients that obey the rules, on a network that does not, and a checker that sees both.
+"""Clients that go as far as the rules let them, and do what no well-behaved one would.
 
-May import the client's tenure rule, `wire` and this room. A client relies on a seat for
-as long as the rule lets it and not a moment less; requests and answers are lost, late
-and repeated. Source: pool protocol, section 2.
+May import the client's tenure rule, `wire` and this folder. A client relies on a seat for
+as long as the rule lets it and not a moment less. Source: pool protocol, section 2.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from licraft.client.tenure import Tenure
-from licraft.testing.clock import ManualClock
-from licraft.testing.pool import InProcessPool
+from licraft.testing.chance import waiting_s
 from licraft.wire import (
     Authorization,
     CheckinRequest,
@@ -29,199 +24,11 @@ from licraft.wire import (
     HeartbeatResult,
     Problem,
 )
+from simulation.habits import Habits
+from simulation.holders import Hold, Holders, SafetyBroken
+from simulation.network import Network, NoAnswer
 
 _CONFIRMATIONS = 3
-
-
-class SafetyBroken(AssertionError):
-    """Holders rely on more seats than the license grants, or two servers differ."""
-
-
-@dataclass(slots=True)
-class Hold:
-    """Seats that a client relies on while its tenure lasts.
-
-    `wanted` until its holder has had enough of it; `due_s` is when that will ask for the next
-    renewal, by its own clock, once that is settled. `home` is the server that it asks first.
-    """
-
-    id: str
-    feature: str
-    count: int
-    clock: ManualClock
-    tenure: Tenure
-    token: str
-    server: str
-    home: str
-    wanted: bool = True
-    due_s: float = float("inf")
-
-    @property
-    def relied_on(self) -> bool:
-        """Whether the holder may rely on it now, by its own clock."""
-        tenure = self.tenure.at(self.clock.now())
-        return not tenure.ended
-
-
-class Holders:
-    """Everything that clients rely on, in true time."""
-
-    def __init__(self) -> None:
-        self._holds: dict[str, Hold] = {}
-        # From which servers authorizations moved so long ago that this is forgotten there.
-        self.forgotten: set[tuple[str, str]] = set()
-
-    def add(self, hold: Hold) -> None:
-        """A client was granted seats."""
-        self._holds[hold.id] = hold
-
-    def relied_on(self) -> dict[str, int]:
-        """The seats of each feature that holders rely on now."""
-        seats: dict[str, int] = {}
-        for id, hold in list(self._holds.items()):
-            if hold.relied_on:
-                seats[hold.feature] = seats.get(hold.feature, 0) + hold.count
-            else:
-                del self._holds[id]
-        return seats
-
-    def relies(self, id: str) -> bool:
-        """Whether the holder of an authorization relies on it now."""
-        hold = self._holds.get(id)
-        return hold is not None and hold.relied_on
-
-    def holding(self) -> list[Hold]:
-        """Everything that is relied on now."""
-        return [hold for hold in self._holds.values() if hold.relied_on]
-
-    def describe(self, feature: str) -> str:
-        """Who relies on seats of a feature, for a failure's message."""
-        return ", ".join(
-            f"{hold.id} {hold.count} by {hold.server}"
-            for hold in self._holds.values()
-            if hold.feature == feature and hold.relied_on
-        )
-
-
-@dataclass(slots=True)
-class Trouble:
-    """How often messages between clients and servers go wrong: parts of 1."""
-
-    request_lost: float = 0.0
-    answer_lost: float = 0.0
-    late: float = 0.0
-    repeated: float = 0.0
-    late_s: float = 10.0
-
-
-class NoAnswer(Exception):
-    """No answer came in time."""
-
-
-class Network:
-    """Carries the clients' calls to the servers."""
-
-    def __init__(self, pool: InProcessPool, rng: random.Random) -> None:
-        self.pool = pool
-        self.trouble = Trouble()
-        self.unreachable: set[str] = set()
-        self.in_flight: dict[asyncio.Task[None], object] = {}
-        self._random = rng
-
-    async def call(self, server: str, call: str, request: Any, timeout_s: float) -> Any:
-        """Make a client call; raises NoAnswer."""
-        rng, trouble = self._random, self.trouble
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        delay_s = rng.uniform(0.0005, 0.005)
-        if rng.random() < trouble.late:
-            delay_s = rng.uniform(0.0, trouble.late_s)
-        if rng.random() >= trouble.request_lost:
-            self._send(server, call, request, delay_s, answer)
-        if rng.random() < trouble.repeated:
-            self._send(server, call, request, rng.uniform(0.0, trouble.late_s), None)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await answer
-        except TimeoutError:
-            raise NoAnswer from None
-
-    def _send(
-        self, server: str, call: str, request: Any, delay_s: float, to: asyncio.Future[Any] | None
-    ) -> None:
-        task = asyncio.get_running_loop().create_task(
-            self._deliver(server, call, request, delay_s, to)
-        )
-        self.in_flight[task] = None
-        task.add_done_callback(self._delivered)
-
-    def _delivered(self, task: asyncio.Task[None]) -> None:
-        del self.in_flight[task]
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            task.get_loop().call_exception_handler({"message": "a call", "exception": fault})
-
-    async def _deliver(
-        self, name: str, call: str, request: Any, delay_s: float, to: asyncio.Future[Any] | None
-    ) -> None:
-        """Bring a request to whichever process runs on arrival, and its answer back."""
-        await asyncio.sleep(delay_s)
-        pool = self.pool
-        engine = pool.log.engines.get(name)
-        if engine is None or name in self.unreachable:
-            return
-        server = pool.server(name)
-        task = asyncio.current_task()
-        assert task is not None
-        self.in_flight[task] = server
-        await engine.awake()
-        if pool.log.engines.get(name) is not engine:
-            return
-        result = getattr(server, call)(request)
-        if isinstance(result, Awaitable):
-            result = await result
-        if pool.log.engines.get(name) is not engine:
-            return
-        server.settle()
-        # A process that is stopped just here hands its answer over when it goes on.
-        await engine.awake()
-        gone = pool.log.engines.get(name) is not engine or name in self.unreachable
-        lost = self._random.random() < self.trouble.answer_lost
-        if to is None or gone or lost:
-            return
-        await asyncio.sleep(self._random.uniform(0.0005, 0.005))
-        if not to.done():
-            to.set_result(result[1])
-
-
-@dataclass(slots=True)
-class Habits:
-    """How one client behaves.
-
-    It holds up to `seats` authorizations at once. One that is `patient` waits as long as ever
-    when nobody renewed them; one that `renames` asks each server under another id. The other
-    fields are explained in `simulation_plan`.
-    """
-
-    clock: ManualClock
-    heartbeat_part: float
-    stay_s: float
-    pause_s: float
-    greed: int
-    revives: bool
-    loyal: bool
-    wanders: float = 0.0
-    hedges: float = 0.0
-    naps: float = 0.0
-    timeout_s: float = 1.0
-    seats: int = 1
-    patient: bool = True
-    renames: bool = False
-    tallies: Counter[str] = field(default_factory=Counter)
-
-    def behave(self) -> None:
-        """Be as the client module is from now on: awake, early, and asking again soon."""
-        self.heartbeat_part = min(self.heartbeat_part, 1 / 3)
-        self.naps = 0.0
-        self.patient = False
 
 
 class Client:
@@ -238,7 +45,7 @@ class Client:
     ) -> None:
         self.name = name
         self.habits = habits
-        self.stopping = False
+        self.stopping = self.idle = False
         self._network = network
         self._holders = holders
         self._random = rng
@@ -249,8 +56,10 @@ class Client:
     async def live(self, features: list[str]) -> None:
         """Do so until told to stop."""
         rng = self._random
-        await asyncio.sleep(rng.uniform(0.0, self.habits.pause_s))
         while not self.stopping:
+            self.idle = True
+            await asyncio.sleep(self.habits.until_next_s(rng))
+            self.idle = False
             holds = []
             for _ in range(rng.randint(1, self.habits.seats)):
                 hold = await self._take(rng.choice(features))
@@ -259,8 +68,6 @@ class Client:
                 holds.append(hold)
             if holds:
                 await self._keep(holds)
-            if not self.stopping:
-                await asyncio.sleep(rng.expovariate(1.0 / self.habits.pause_s))
 
     def _now(self) -> float:
         return self.habits.clock.now()
@@ -283,6 +90,9 @@ class Client:
             id=f"{self.name}.{self._number}",
             client=ClientInfo(id=self.name),
         )
+        if self.habits.reuses and rng.random() < self.habits.reuses:
+            # No client may do so: another request, under the id of an earlier one.
+            request = replace(request, id=f"{self.name}.{rng.randint(1, self._number)}")
         for server in self._servers(self._home):
             if self.habits.renames:
                 request = replace(request, id=f"{self.name}.{self._number}.{server}")
@@ -315,13 +125,16 @@ class Client:
         self._home = server
         self._holders.add(hold)
         self.habits.tallies["granted"] += 1
+        self.habits.tell(
+            self.name, f"has {answer.count} of {answer.feature} by {server}: {answer.id}"
+        )
         self._gained()
         return hold
 
     async def _keep(self, holds: list[Hold]) -> None:
         """Renew what is held until enough of it, then give it back, or go without a word."""
         rng, habits, ttl_s = self._random, self.habits, self._network.pool.ttl_s
-        leave_s = self._now() + rng.expovariate(1.0 / habits.stay_s)
+        leave_s = self._now() + waiting_s(rng, habits.stay_s)
         pause_s = ttl_s * habits.heartbeat_part
         while self._now() < leave_s and not self.stopping:
             holds = [hold for hold in holds if self._keeps(hold)]
@@ -396,6 +209,8 @@ class Client:
         Only who is still valid when the question has arrived confirms (section 10).
         """
         habits, after_s = self.habits, 0.0
+        if habits.forges and self._random.random() < habits.forges:
+            await self._forge(holds[0], server)
         asking, confirm = holds, dict[str, int]()
         for _ in range(_CONFIRMATIONS):
             sent_s = self._now()
@@ -427,6 +242,22 @@ class Client:
                 break
         return after_s
 
+    async def _forge(self, hold: Hold, server: str) -> None:
+        """Ask for more than was granted, by a token with one character changed."""
+        at = self._random.randrange(len(hold.token))
+        other = self._random.choice("abcdefgh".replace(hold.token[at], ""))
+        token = hold.token[:at] + other + hold.token[at + 1 :]
+        request = HeartbeatRequest([token], client=self.name, confirm={})
+        try:
+            answer = await self._network.call(server, "heartbeat", request, self.habits.timeout_s)
+        except NoAnswer:
+            return
+        if isinstance(answer, HeartbeatAnswer):
+            self.habits.tallies["forged"] += 1
+            status = answer.results[0].status
+            if status not in ("lost", "pending"):
+                raise SafetyBroken(f"{server} answers {status} to a forged token")
+
     def _confirms(self, hold: Hold) -> bool:
         """Whether its holder may say that it was valid when it was told of the down (section 10).
 
@@ -438,6 +269,8 @@ class Client:
         """Take a result into account; whether it was a renewal that came too late."""
         self.habits.tallies[result.status] += 1
         now = self._now()
+        if result.status != "renewed":
+            self.habits.tell(self.name, f"hears {result.status} of {hold.id} from {server}")
         if result.status == "lost":
             hold.tenure = hold.tenure.lost(now, result.code or "")
         elif result.status in ("renewed", "adopted", "converted"):

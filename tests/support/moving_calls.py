@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scenario_calls import allocated, beat, take
-
 from licraft.core.codec import decode_entry
 from licraft.core.commands import Command
 from licraft.testing import InProcessPool
 from licraft.wire import HeartbeatResult, Problem
+from support.scenario_calls import allocated, beat, take
 
 LEASE_S, TTL_S, DRIFT = 3.0, 12.0, 0.1
 
