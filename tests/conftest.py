@@ -1,4 +1,4 @@
-"""Hypothesis profiles: `dev` by default, `ci` by HYPOTHESIS_PROFILE=ci; who runs beside whom."""
+"""Hypothesis profiles (see `support.profiles`); who runs beside whom."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from support import profiles
 
-settings.register_profile("dev", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True, max_examples=500)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+profiles.register()
 
 # What takes real time, and not the processor's: each kind is run by one worker, in a row.
 REAL_TIME = {

@@ -16,7 +16,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.strategies import fewer
+from simulation.checkers import Checker
+from simulation.clients import Client
+from simulation.habits import Habits
+from simulation.holders import Holders
+from simulation.network import Network, NoAnswer
+from support.profiles import examples
 
 from licraft.core.apply import apply
 from licraft.core.codec import decode_entry
@@ -25,8 +30,6 @@ from licraft.core.outcomes import Applied, SeatsBorrowed
 from licraft.core.state import PoolState
 from licraft.core.table import FeaturePool
 from licraft.testing import InProcessPool, ManualClock, run_virtual
-from licraft.testing.simulated_clients import Client, Habits, Holders, Network, NoAnswer
-from licraft.testing.simulation_checker import Checker
 from licraft.vendor.codes import make_code
 from licraft.vendor.keys import generate
 from licraft.vendor.license_file import parse_license_file
@@ -355,7 +358,7 @@ def _judge_givers(pool: FeaturePool, before: dict[str, int], borrower: str) -> N
             assert has >= (limits.floor or 0), f"{name} keeps {has} of at least {limits.floor}"
 
 
-@fewer(2)
+@examples(0.5)
 @given(st.integers(4, 12), steps)
 def test_whatever_is_decided_the_pool_keeps_to_it(seats: int, history: list[Step]) -> None:
     async def program() -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 import pysyncobj.syncobj
 import pytest
 from support.members_bench import Member, Net
+from support.profiles import examples
 
 from licraft.errors import InvariantBroken
 from licraft.replication.library import Guard
 
 NAMES = "abcdef"
 STEPS = 60
-SEEDS = 25
+SEEDS = max(10, examples(0.12).max_examples)
 pytestmark = pytest.mark.timeout(300)
 
 

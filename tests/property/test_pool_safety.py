@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.profiles import examples
 from support.simulated_pool import SEATS, World
 from support.simulated_server import Faults
-from support.strategies import fewer
 
 VIRTUAL_S = 200.0
 
 
-@fewer(2)
+@examples(0.5)
 @given(st.integers(0, 2**32))
 def test_no_more_rely_on_seats_than_are_licensed(seed: int) -> None:
     """Replay a failure with `World(seed).run(200)`."""

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.durable_life import FOLDER, OPS, Life, Op
+from support.profiles import examples
 
 from licraft.errors import DataError
 from licraft.testing.disk import Fault, MemoryDisk, PowerCut, Step
@@ -130,7 +131,7 @@ runs = st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 11)), max_size=30
 cuts = st.lists(st.tuples(st.integers(1, 120), st.booleans()), max_size=4)
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(ops=runs, cuts=cuts, seed=st.integers(0, 2**32))
 def test_any_run_with_any_cuts(ops: list[Op], cuts: list[tuple[int, bool]], seed: int) -> None:
     disk = MemoryDisk(random.Random(seed))
@@ -149,7 +150,7 @@ def test_any_run_with_any_cuts(ops: list[Op], cuts: list[tuple[int, bool]], seed
     life.start()
 
 
-@settings(max_examples=100)
+@examples()
 @given(ops=runs, capacity=st.integers(200, 4000), seed=st.integers(0, 2**32))
 def test_a_disk_that_fills_up(ops: list[Op], capacity: int, seed: int) -> None:
     disk = MemoryDisk(random.Random(seed), capacity_bytes=capacity)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.strategies import fewer, histories
+from support.profiles import examples
+from support.strategies import histories
 
 from licraft.core.apply import apply
 from licraft.core.codec import decode_entry, decode_state, digest, encode_entry, encode_state
@@ -17,7 +18,7 @@ from licraft.core.versions import KNOWN
 pytestmark = pytest.mark.timeout(400)  # a failing history takes a while to shrink
 
 
-@fewer(2)
+@examples(0.5)
 @given(histories(administered=True))
 def test_two_replicas_agree_at_every_index(log: list[Entry]) -> None:
     """One applies the proposer's own objects, the other what came over the network.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
@@ -54,11 +53,6 @@ from support.pools import FEATURES, NAMES, TODAY, form, noon
 
 MAX_STEPS = 60
 NOBODY = ("", "", "", 0, "")
-
-
-def fewer(times: int) -> settings:
-    """For a costly property: so many times fewer examples than the profile asks for."""
-    return settings(max_examples=max(1, settings().max_examples // times))
 
 
 # Any value: what the codec must carry
@@ -164,10 +158,21 @@ def entries_of(commands: SearchStrategy[Command]) -> SearchStrategy[Entry]:
     )
 
 
-# Histories: what a pool may live through
+# Small values, so that things meet: what the machines and the histories draw from
 
 servers = st.sampled_from(NAMES)
+features = st.sampled_from(FEATURES)
 few = st.integers(0, 8)
+seats = st.integers(1, 4)
+bounds = st.none() | st.integers(0, 12)
+shares = st.dictionaries(servers, few, max_size=3)
+late = st.sampled_from([0, 0, 0, 1])
+clients = st.sampled_from([("ann", "ann", "ws1", 1, "cad"), ("bob", "bob", "ws2", 2, "cad")])
+record_ids = st.sampled_from("ABCDEF")
+record_pauses_s = st.sampled_from([0.01, 0.24, 0.25, 0.3, 1.0, 5.0, 19.9, 20.2, 100.0, 1e5])
+
+
+# Histories: what a pool may live through
 
 
 def plausible_codes(feature: str) -> SearchStrategy[LicenseCode]:

@@ -1,12 +1,17 @@
-"""`apply` against a dumb model of the seats, on histories with late and repeated entries."""
+"""`apply` on histories that no honest servers would write, beside a dumb model of the seats.
+
+What `test_table_machine` plays is what servers do that decide from their records. Here they give
+what they do not have, adopt what nobody had, and every entry may come again at any place.
+"""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from support.pools import FEATURES
+from support.profiles import examples
 from support.seat_model import FREE, SeatModel
-from support.strategies import fewer, histories
+from support.strategies import histories
 
 from licraft.core.apply import apply
 from licraft.core.audit import AuditTail
@@ -94,7 +99,7 @@ def test_no_free_seat_lies_idle_while_a_request_waits_for_it(log: list[Entry]) -
             assert not (open_seats and waiting)
 
 
-@fewer(2)
+@examples(0.5)
 @given(histories(max_steps=40, administered=True))
 def test_a_sequenced_entry_counts_once_whenever_it_comes_again(log: list[Entry]) -> None:
     state = PoolState()
@@ -107,7 +112,7 @@ def test_a_sequenced_entry_counts_once_whenever_it_comes_again(log: list[Entry])
                 assert state_bytes(state) == before
 
 
-@fewer(2)
+@examples(0.5)
 @given(histories(max_steps=40, administered=True))
 def test_an_unsequenced_entry_twice_at_once_is_the_same_as_once(log: list[Entry]) -> None:
     """But in the audit: that it was committed twice is as it was."""
