@@ -25,10 +25,11 @@ _TESTS = Path(__file__).parents[1]
 
 
 class Crowd:
-    """Processes full of holders; used as a context manager, whose end ends them."""
+    """Processes full of holders, or visitors; used as a context manager, whose end ends them."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, module: str = "chaos.holders") -> None:
         self._log = log
+        self._module = module
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Crowd:
@@ -50,10 +51,11 @@ class Crowd:
                 orders,
                 wishes=orders.wishes[start : start + PER_PROCESS],
                 seed=orders.seed + start,
+                raw=0 if start else orders.raw,
             )
             with self._log.open("ab") as log:
                 process = subprocess.Popen(
-                    [*enter, sys.executable, "-m", "chaos.holders"],
+                    [*enter, sys.executable, "-m", self._module],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -74,6 +76,10 @@ class Crowd:
     def end(self) -> list[HolderReport]:
         """Have everybody give back what it holds; what they went through."""
         return [report for part in self._ask(b"end", list[HolderReport]) for report in part]
+
+    def leave(self) -> None:
+        """Have every visitor give back what it holds, and wait for that."""
+        self._ask(b"end", bool)
 
     def _ask(self, command: bytes, answer: type[T]) -> list[T]:
         for process in self._processes:

@@ -3,8 +3,9 @@
 Linux only, with iproute2, nftables and util-linux. `enter_own_world` puts this program into
 namespaces of its own (network, mounts, processes), so that whatever is made here has names
 that nobody else sees and is gone when the program ends, however it ends. Inside, every
-namespace hangs on one bridge, and a cut is a pair of addresses between which the bridge
-drops all packets: connections stay open and nothing is heard, as when a cable is pulled.
+namespace hangs on one bridge, and a cut is an ordered pair of addresses: what goes from the
+first to the second is dropped by the bridge, so that each direction can be cut by itself.
+Connections stay open and nothing is heard, as when a cable is pulled.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import product
 
 INSIDE = "LICRAFT_CHAOS_INSIDE"
+Way = tuple[str, str]
+"""From whom to whom packets go."""
+
 SUBNET = "10.77.0"
 BRIDGE = "bridge0"
 _OWN = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -62,12 +67,20 @@ def enter_own_world() -> None:
     os.execvp("unshare", [*command, sys.executable, "-m", "tests.chaos", *sys.argv[1:]])
 
 
+def private() -> str | None:
+    """A place for files that goes with the namespaces, however they end; None outside of them."""
+    return "/run" if os.environ.get(INSIDE) else None
+
+
 class Network:
     """A namespace for each of `names`, all on one bridge with this program."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.addresses = {name: f"{SUBNET}.{i}" for i, name in enumerate(names, 1)}
-        _do("mount", "-t", "tmpfs", "tmpfs", "/run")
+        self._dropped: Counter[Way] = Counter()
+        # What is made in these places is nobody else's, and gone with this program.
+        for place in ("/run", "/dev/shm"):
+            _do("mount", "-t", "tmpfs", "tmpfs", place)
         _do("ip", "link", "set", "lo", "up")
         _do("ip", "link", "add", BRIDGE, "type", "bridge")
         _do("ip", "addr", "add", f"{SUBNET}.254/24", "dev", BRIDGE)
@@ -87,13 +100,41 @@ class Network:
 
     def cut(self, one: Iterable[str], other: Iterable[str]) -> None:
         """No packet passes any more between any of one side and any of the other."""
-        pairs = [(self.addresses[a], self.addresses[b]) for a, b in product(one, other) if a != b]
-        elements = ", ".join(f"{a} . {b}, {b} . {a}" for a, b in pairs)
-        _do("nft", "add", "element", "bridge", "chaos", "cut", f"{{ {elements} }}")
+        self.drop(both_ways(one, other))
+
+    def drop(self, ways: Iterable[Way]) -> None:
+        """Drop what goes these ways; what is dropped twice passes after it was let pass twice."""
+        before = set(self._dropped)
+        self._dropped.update(ways)
+        self._elements("add", set(self._dropped) - before)
+
+    def let_pass(self, ways: Iterable[Way]) -> None:
+        """End a `drop` of these ways."""
+        before = set(self._dropped)
+        self._dropped -= Counter(ways)
+        self._elements("delete", before - set(self._dropped))
 
     def mend(self) -> None:
         """Everything passes again."""
+        self._dropped.clear()
         _do("nft", "flush", "set", "bridge", "chaos", "cut")
+
+    def _elements(self, change: str, ways: set[Way]) -> None:
+        if ways:
+            pairs = [(self.addresses[one], self.addresses[other]) for one, other in sorted(ways)]
+            elements = ", ".join(f"{a} . {b}" for a, b in pairs)
+            _do("nft", change, "element", "bridge", "chaos", "cut", f"{{ {elements} }}")
+
+
+def one_way(sources: Iterable[str], targets: Iterable[str]) -> list[Way]:
+    """The ways from any of the sources to any of the targets."""
+    return [(a, b) for a, b in product(sources, targets) if a != b]
+
+
+def both_ways(one: Iterable[str], other: Iterable[str]) -> list[Way]:
+    """The ways between any of one side and any of the other."""
+    one, other = list(one), list(other)
+    return one_way(one, other) + one_way(other, one)
 
 
 def _do(*command: str, text: str = "") -> None:

@@ -62,14 +62,19 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """The holders of one process, who come within `start_s`; `urls` are the servers', by name."""
+    """The holders of one process, who come within `start_s`; `urls` are the servers', by name.
+
+    Visitors keep their history in the directory `keep_in`; `raw` clients come with them.
+    """
 
     side: str
     urls: dict[str, str]
     token: str
     seed: int
     wishes: list[Wish]
-    start_s: float
+    start_s: float = 0.0
+    keep_in: str = ""
+    raw: int = 0
 
 
 class Tally(msgspec.Struct, frozen=True):
