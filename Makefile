@@ -8,7 +8,7 @@ ARGS ?=
 # One worker for what takes real time, one for what computes.
 TWO = -n 2
 
-.PHONY: demo test check bench simulate simulate-engine chaos clean
+.PHONY: demo test check bench simulate simulate-engine model chaos clean
 
 demo: .venv/run.stamp
 	@exec $(BIN)/licraft demo $(ARGS)
@@ -38,6 +38,10 @@ simulate: .venv/dev.stamp
 # The engine alone under seeded faults, by default 4,000 seeds: about 40 minutes on two cores.
 simulate-engine: .venv/dev.stamp
 	@$(BIN)/python -m licraft.testing.engine_simulation --servers 3 5 $(if $(ARGS),$(ARGS),--seeds 4000)
+
+# The protocol, every state of it, with all rules and without each: needs spin and gcc.
+model: .venv/dev.stamp
+	@$(BIN)/python -m tests.model $(ARGS)
 
 # Real servers that are killed, stopped, cut off, filled up and set to other times: scenarios for
 # about 15 minutes, or --minutes 60 --seed 1 of everything at random, with a page to read. The

@@ -92,8 +92,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 continue
             try:
                 action(*due)
-            # What goes wrong in a callback is told at the end, as asyncio would.
-            except Exception as fault:  # noqa: BLE001
+            except Exception as fault:  # noqa: BLE001  # It is told at the end, as asyncio would.
                 self.faults.append(fault)
         for _ in range(len(ready)):
             handle = ready.popleft()

@@ -21,6 +21,7 @@ from chaos.pool import ChaosPool
 PAUSES_S = (2.0, 10.0)
 TIDY_S = 60.0
 _TIMEOUT_S = 20.0
+_AGAIN_S = 0.2
 _RETIRED_PART = 0.2
 
 
@@ -127,7 +128,7 @@ class Administrator:
             lacking.append(resize(feature, seats))
         while lacking and now() < until_s:
             lacking = [wanted for wanted in lacking if not self._put_right(wanted)]
-            time.sleep(0.2)
+            time.sleep(_AGAIN_S)  # between two tries, as long as something is lacking
         return [wanted.what for wanted in lacking]
 
     def _put_right(self, wanted: Wanted) -> bool:

@@ -111,8 +111,7 @@ def run(what: Run, machine: Machine) -> int:
         _play(what, machine, keeper)
     except KeyboardInterrupt:
         cut_short = "interrupted"
-    # Whatever fails, what happened before it is told and judged.
-    except Exception as fault:  # noqa: BLE001
+    except Exception as fault:  # noqa: BLE001  # What happened before is told and judged.
         traceback.print_exc()
         cut_short = f"{type(fault).__name__}: {fault}"
         keeper.note(Finding(now(), "suite", cut_short[:500]))
@@ -242,7 +241,7 @@ def _strike(what: Run, nemesis: Nemesis, watch: Watch, crowd: Crowd) -> None:
         if now() > tally_s:
             crowd.tally()  # raises if a process of visitors has ended
             tally_s = now() + _TALLY_S
-        time.sleep(_TICK_S)
+        time.sleep(_TICK_S)  # between two looks
 
 
 def _settle(pool: ChaosPool, nemesis: Nemesis, watch: Watch, keeper: Keeper) -> None:
@@ -250,7 +249,7 @@ def _settle(pool: ChaosPool, nemesis: Nemesis, watch: Watch, keeper: Keeper) -> 
     until_s = now() + _BACK_S
     while watch.well() != set(pool.names) and now() < until_s:
         nemesis.tick(watch.well())
-        time.sleep(_TICK_S)
+        time.sleep(_TICK_S)  # between two looks
     lacking = sorted(set(pool.names) - watch.well())
     _finding(keeper, "come back", [f"{name} is not back after all" for name in lacking])
 
@@ -264,7 +263,7 @@ def _empty(what: Run, pool: ChaosPool) -> None:
 
     until_s = now() + what.ttl_s * 1.1 + 3 * what.lease_s
     while used() and now() < until_s:
-        time.sleep(_TICK_S)
+        time.sleep(_TICK_S)  # between two looks
 
 
 def _check(what: Run, pool: ChaosPool, keeper: Keeper) -> None:
